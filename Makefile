@@ -1,0 +1,59 @@
+# make demo   set up, then play the shipped sequence through the real node and ask it questions; results in out/demo/
+# make test   set up, then run the whole test suite
+# make venv   the environment alone: packages, interfaces, the project itself
+#
+# Each step leaves a stamp in the environment and runs again only when its inputs change.
+# PYTHON chooses the interpreter the environment is made from: make PYTHON=python3.12 venv
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMPS := $(VENV)/.stamps
+INTERFACES := $(wildcard msg/package.xml msg/CMakeLists.txt msg/*/*.msg msg/*/*.srv scripts/interfaces/*/*.* \
+                scripts/interfaces/*/msg/*.msg) scripts/build_interfaces.py scripts/wheel_targets.cmake
+
+# An environment that was moved or copied holds paths of its old place: every step runs again (and finds most of it done).
+ifneq ($(shell cat "$(STAMPS)/location" 2>/dev/null),$(CURDIR))
+$(shell rm -rf "$(STAMPS)")
+endif
+
+.PHONY: venv interfaces demo test lint format clean
+.DELETE_ON_ERROR:
+
+venv: $(STAMPS)/project $(STAMPS)/interfaces
+
+interfaces: $(STAMPS)/interfaces
+
+demo: venv
+	$(PY) -m chorus_ros.demo
+
+test: venv
+	$(PY) -m pytest -q
+
+lint: venv
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: venv
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf out build install log .pytest_cache .ruff_cache .hypothesis
+
+$(STAMPS)/venv: scripts/check_host.sh
+	@sh scripts/check_host.sh "$(PYTHON)"
+	@"$(PY)" -c "import pip" 2>/dev/null || "$(PYTHON)" -m venv --clear "$(VENV)"
+	@mkdir -p "$(STAMPS)" && pwd > "$(STAMPS)/location" && touch "$@"
+
+$(STAMPS)/requirements: requirements.txt requirements-ros.txt requirements-dev.txt | $(STAMPS)/venv
+	"$(PY)" -m pip install -r requirements-dev.txt
+	@touch "$@"
+
+$(STAMPS)/interfaces: $(INTERFACES) $(STAMPS)/requirements
+	"$(PY)" scripts/build_interfaces.py
+	@touch "$@"
+
+$(STAMPS)/project: setup.py setup.cfg package.xml $(STAMPS)/requirements
+	"$(PY)" -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch "$@"

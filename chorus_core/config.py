@@ -1,0 +1,181 @@
+"""The one typed configuration: a default and a line of help beside every field, strict parsing from YAML.
+
+ROS parameters, the YAML file under ``config/`` and the README's table are all generated from these dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """An unknown key, a wrong type or a value out of range; the message names the key in dotted form."""
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the field's common name for it
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """A dataclass field with its help and bounds; tuples are the only sequence type."""
+    metadata = {"help": help, "ge": ge, "gt": gt, "le": le, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """The map of 3D Gaussians."""
+
+    voxel_size: float = option(0.02, "edge of a voxel in metres; the map holds at most one Gaussian per voxel", gt=0.001, le=1.0)
+    depth_min: float = option(0.2, "nearest depth used, metres", ge=0.0)
+    depth_max: float = option(5.0, "farthest depth used, metres", gt=0.0)
+    max_gaussians: int = option(2_000_000, "hard cap; the least recently seen blocks are evicted beyond it", ge=1000)
+    stride: int = option(0, "use every n-th pixel in x and y; 0 picks the largest that keeps 9 pixels a voxel", ge=0, le=16)
+    min_hits: int = option(2, "frames that must have seen a Gaussian before it is handed out", ge=1)
+    carve: bool = option(True, "remove Gaussians that a later frame sees through")
+    carve_margin: float = option(0.06, "metres a Gaussian must lie in front of the measured surface to count as seen through", gt=0.0)
+    carve_budget: int = option(131_072, "Gaussians examined for carving a frame at most (bounds the time)", ge=0)
+    max_weight: float = option(50.0, "evidence at which running means stop slowing down, so the map follows change", gt=0.0)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The Chorus encoder and when it runs."""
+
+    checkpoint: str = option("chorus_mini", "name of a shipped model, or path of a checkpoint")
+    device: str = option("auto", "where the encoder runs", choices=("auto", "cpu", "cuda"))
+    period: float = option(2.0, "seconds between background encodes at least", ge=0.0)
+    max_gaussians: int = option(60_000, "Gaussians encoded in one pass; larger regions are tiled", ge=1000)
+    halo: float = option(0.8, "metres of context around an encoded region", ge=0.0)
+    min_gaussians: int = option(500, "no encode before the map holds as many", ge=1)
+
+
+@dataclass(frozen=True)
+class SemanticsConfig:
+    """Text, labels, objects."""
+
+    vocabulary: str = option("indoor", "name of a shipped vocabulary, or path of a text file with a label a line")
+    threshold: float = option(0.0, "relevancy a Gaussian needs to match a query; 0 takes the model's calibrated one", ge=0.0, le=1.0)
+    max_query_chars: int = option(512, "longer query texts are refused", ge=1)
+    object_gap: float = option(0.08, "metres between neighbours of one object at most", gt=0.0)
+    min_object_gaussians: int = option(15, "smaller groups are not reported as objects", ge=1)
+    max_objects: int = option(10, "objects in an answer unless the query says otherwise", ge=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything the perception pipeline can be told."""
+
+    map: MapConfig = field(default_factory=MapConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    semantics: SemanticsConfig = field(default_factory=SemanticsConfig)
+    device: str = option("auto", "where the map lives", choices=("auto", "cpu", "cuda"))
+    seed: int = option(0, "seed of everything random", ge=0)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One leaf of a configuration: its dotted name, type, default, help and bounds."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    ge: float | None
+    gt: float | None
+    le: float | None
+    choices: tuple[Any, ...] | None
+
+
+def options(config_type: type, prefix: str = "") -> Iterator[Option]:
+    """All leaves of a configuration type, depth first, in order of declaration."""
+    hints = get_type_hints(config_type)
+    for f in fields(config_type):
+        name = f"{prefix}{f.name}"
+        if is_dataclass(hints[f.name]):
+            yield from options(hints[f.name], f"{name}.")
+        else:
+            bounds = {k: f.metadata.get(k) for k in ("ge", "gt", "le", "choices")}
+            yield Option(name, hints[f.name], f.default, f.metadata.get("help", ""), **bounds)
+
+
+def _check(option_: Option, value: Any) -> Any:
+    """The value as the option's type, or a ConfigError naming option, value and expected form."""
+    wanted = option_.type
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(value, bool) is not (wanted is bool) or not isinstance(value, wanted):
+        raise ConfigError(f"{option_.name} = {value!r}: expected {wanted.__name__}")
+    if option_.choices is not None and value not in option_.choices:
+        raise ConfigError(f"{option_.name} = {value!r}: expected one of {list(option_.choices)}")
+    for bound, holds, sign in (
+        (option_.ge, lambda v, b: v >= b, ">="),
+        (option_.gt, lambda v, b: v > b, ">"),
+        (option_.le, lambda v, b: v <= b, "<="),
+    ):
+        if bound is not None and not holds(value, bound):
+            raise ConfigError(f"{option_.name} = {value!r}: expected a value {sign} {bound}")
+    return value
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def parse(config_type: type[T], tree: Mapping[str, Any]) -> T:
+    """A checked configuration from nested or dotted keys; what is absent takes its default.
+
+    Raises:
+        ConfigError: unknown key, wrong type, or value out of range.
+    """
+    known = {o.name: o for o in options(config_type)}
+    flat = flatten(tree)
+    unknown = sorted(set(flat) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown option {', '.join(unknown)}; known are: {', '.join(known)}")
+    checked = {name: _check(known[name], value) for name, value in flat.items()}
+    return _build(config_type, checked, "")
+
+
+def _build(config_type: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    hints = get_type_hints(config_type)
+    arguments: dict[str, Any] = {}
+    for f in fields(config_type):
+        name = f"{prefix}{f.name}"
+        if is_dataclass(hints[f.name]):
+            arguments[f.name] = _build(hints[f.name], values, f"{name}.")
+        elif name in values:
+            arguments[f.name] = values[name]
+    return config_type(**arguments)
+
+
+def load(path: str | Path, config_type: type[T] = Config) -> T:
+    """A configuration from a YAML file."""
+    tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path}: expected a mapping of options, got {type(tree).__name__}")
+    return parse(config_type, tree)
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The nested plain form of a configuration, as YAML would hold it."""
+    return dataclasses.asdict(config)

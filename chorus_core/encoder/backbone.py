@@ -1,0 +1,189 @@
+"""Point Transformer V3 encoder (the m2 variant of Sonata and Chorus): blocks, pooling, stages, upcast.
+
+Module names spell the release's state dict, so that its checkpoints load unchanged. Wu et al. 2024 (PTv3),
+Wu et al. 2025 (Sonata).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from chorus_core.encoder.hierarchy import Level, Patches
+from chorus_core.encoder.sparse_conv import SubMConv3d
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): drops a residual branch for whole scenes while training."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor, batch: Tensor) -> Tensor:
+        """Features [N, C], kept or zeroed by the scene [N] they belong to."""
+        if not self.training or self.probability == 0.0:
+            return x
+        keep = 1.0 - self.probability
+        scenes = torch.rand(int(batch[-1]) + 1, 1, device=x.device) < keep
+        return x * (scenes[batch].to(x.dtype) / keep)
+
+
+class PatchAttention(nn.Module):
+    """Multi-head self-attention within patches of voxels that follow each other along a curve."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, patches: Patches) -> Tensor:
+        """Features [N, C] of features [N, C]."""
+        qkv = self.qkv(x)
+        parts = [self._attend(qkv[patches.full])] if patches.full.numel() else []
+        if patches.short.numel():
+            mask = None if bool(patches.short_mask.all()) else patches.short_mask[:, None, None, :]
+            parts.append(self._attend(qkv[patches.short], mask))
+        return self.proj(torch.cat(parts)[patches.back])
+
+    def _attend(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attention of each patch on its own, laid end to end [P * K, C] of [P, K, 3C]."""
+        patches, size, width = qkv.shape
+        q, k, v = qkv.view(patches, size, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [P, heads, K, head]
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return out.transpose(1, 2).reshape(patches * size, width // 3)
+
+
+class FeedForward(nn.Module):
+    """Two-layer perceptron with exact GELU."""
+
+    def __init__(self, channels: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, ratio * channels)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(ratio * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Convolutional position encoding, attention and feed-forward, each a pre-norm residual branch."""
+
+    def __init__(self, channels: int, heads: int, curve: int, drop_path: float) -> None:
+        super().__init__()
+        self.curve = curve
+        self.cpe = nn.ModuleList(
+            (SubMConv3d(channels, channels), nn.Linear(channels, channels), nn.LayerNorm(channels))
+        )
+        self.norm1 = nn.ModuleList((nn.LayerNorm(channels),))
+        self.attn = PatchAttention(channels, heads)
+        self.norm2 = nn.ModuleList((nn.LayerNorm(channels),))
+        self.mlp = nn.ModuleList((FeedForward(channels),))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        """Features [N, C] of features [N, C] on a level's voxels."""
+        convolve, linear, norm = self.cpe
+        x = x + norm(linear(convolve(x, level)))
+        attended = self.attn(self.norm1[0](x), level.patches[self.curve])
+        x = x + self.drop_path(attended, level.batch)
+        return x + self.drop_path(self.mlp[0](self.norm2[0](x)), level.batch)
+
+
+class Stem(nn.Module):
+    """Input features to the first stage's width."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, channels)
+        self.norm = nn.LayerNorm(channels)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.linear(x)))
+
+
+class Embedding(nn.Module):
+    """Holds the stem under the release's name."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.stem = Stem(in_channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stem(x)
+
+
+class GridPooling(nn.Module):
+    """Halve the grid: the largest of each cell's projected features, then norm and GELU."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_channels, channels)
+        self.norm = nn.ModuleList((nn.LayerNorm(channels),))
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        """Features [M, C'] of the coarser level from features [N, C] of the finer."""
+        x = self.proj(x)
+        cells = level.cell_of_finer[:, None].expand_as(x)
+        pooled = x.new_zeros((len(level), x.shape[1])).scatter_reduce(0, cells, x, "amax", include_self=False)
+        return self.act(self.norm[0](pooled))
+
+
+class Stage(nn.Module):
+    """Pooling (but for the first stage) and blocks; the blocks take turns with the four curves."""
+
+    def __init__(self, in_channels: int | None, channels: int, depth: int, heads: int, drops: Sequence[float]) -> None:
+        super().__init__()
+        if in_channels is not None:
+            self.down = GridPooling(in_channels, channels)
+        self.depth = depth
+        for i in range(depth):
+            self.add_module(f"block{i}", Block(channels, heads, i % 4, drops[i]))
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        if level.cell_of_finer is not None:
+            x = self.down(x, level)
+        for i in range(self.depth):
+            x = getattr(self, f"block{i}")(x, level)
+        return x
+
+
+class PointTransformer(nn.Module):
+    """Encoder of voxel features; the output of every stage, carried down to the finest voxels, is concatenated."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        depths: Sequence[int],
+        heads: Sequence[int],
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embedding = Embedding(in_channels, channels[0])
+        drops = [drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
+        self.enc = nn.Module()
+        self.stages = len(channels)
+        for s, (width, depth, head_count) in enumerate(zip(channels, depths, heads, strict=True)):
+            first = sum(depths[:s])
+            stage = Stage(channels[s - 1] if s else None, width, depth, head_count, drops[first : first + depth])
+            self.enc.add_module(f"enc{s}", stage)
+
+    def forward(self, x: Tensor, levels: Sequence[Level]) -> Tensor:
+        """Upcast features [N, sum of channels] of input features [N, in_channels] at the finest voxels."""
+        x = self.embedding(x)
+        outputs = []
+        for s, level in enumerate(levels):
+            x = getattr(self.enc, f"enc{s}")(x, level)
+            outputs.append(x)
+        upcast = outputs.pop()
+        for level in reversed(levels[1:]):
+            upcast = torch.cat((outputs.pop(), upcast[level.cell_of_finer]), dim=1)
+        return upcast

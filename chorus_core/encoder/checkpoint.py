@@ -1,0 +1,163 @@
+"""Reading and writing models: a folder of our own, or a released checkpoint file.
+
+A model folder holds ``config.json`` (architecture, hash of the weights, what its text side is) and
+``model.safetensors``. A released file is a ``.pth`` whose ``state_dict`` may carry a ``module.`` prefix; it is read
+with ``weights_only=True`` and its architecture must be the release's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from chorus_core.encoder.model import ChorusModel, ModelConfig
+from chorus_core.io.atomic import atomic_path
+
+SHIPPED = Path(__file__).resolve().parents[1] / "models"
+"""Folder of the models that come with the package."""
+
+BASIS_PREFIX = "feature_basis."
+"""Tensors of a model file that belong to the compact feature space, not to the network."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another architecture; the message says which, and names keys."""
+
+
+def read_model(name_or_path: str | Path) -> tuple[ChorusModel, dict[str, Any], dict[str, Tensor]]:
+    """A model in evaluation mode, the description that came with it, and its feature basis (may be empty).
+
+    Args:
+        name_or_path: name of a shipped model, a model folder, or a released ``.pth``/``.safetensors`` file.
+
+    Raises:
+        CheckpointError: see there.
+    """
+    path = _locate(name_or_path)
+    if path.is_dir():
+        description, state = _read_folder(path)
+        config = ModelConfig.from_dict(description["model"])
+    else:
+        state = _strip_module(_read_file(path))
+        description = {"model": {}}
+        config = _released_config(state)
+    basis = {k.removeprefix(BASIS_PREFIX): state.pop(k) for k in list(state) if k.startswith(BASIS_PREFIX)}
+    model = ChorusModel(config)
+    _load_strictly(model, state, path)
+    return model.eval(), description, basis
+
+
+def write_model(
+    folder: str | Path, model: ChorusModel, description: Mapping[str, Any], basis: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a model folder; weights are stored in half precision, which costs nothing measurable."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().half().contiguous() for key, value in model.state_dict().items()}
+    state |= {f"{BASIS_PREFIX}{k}": v.detach().cpu().float().contiguous() for k, v in (basis or {}).items()}
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(state, temporary)
+        digest = _sha256(temporary)
+    content = {**description, "model": model.config.to_dict(), "sha256": digest}
+    with atomic_path(folder / "config.json") as temporary:
+        Path(temporary).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _locate(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.exists():
+        return path
+    if isinstance(name_or_path, str) and (SHIPPED / name_or_path / "config.json").is_file():
+        return SHIPPED / name_or_path
+    shipped = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+    raise CheckpointError(f"no checkpoint {str(name_or_path)!r}: neither a file or folder nor a shipped model {shipped}")
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    weights = path / "model.safetensors"
+    try:
+        description = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path / 'config.json'}: not a readable model description ({error})") from error
+    if "model" not in description:
+        raise CheckpointError(f"{path / 'config.json'}: expected an entry 'model'")
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: missing")
+    expected, found = description.get("sha256"), _sha256(weights)
+    if expected != found:
+        raise CheckpointError(f"{weights}: sha256 is {found}, config.json expects {expected}; the file is damaged")
+    return description, _read_file(weights)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, SafetensorError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+    except Exception as error:  # pickle raises many kinds, all of which mean the same here
+        raise CheckpointError(f"{path}: not a checkpoint that loads safely ({error})") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path}: expected a dict of tensors, or one under 'state_dict'")
+    return state
+
+
+def _strip_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _released_config(state: Mapping[str, Tensor]) -> ModelConfig:
+    """The release's architecture with the input width and heads that the weights show."""
+    stem = state.get("backbone.embedding.stem.linear.weight")
+    last = ".mlp_head.2.weight"
+    heads = {
+        key[len("projectors.") : -len(last)]: value.shape[0]
+        for key, value in state.items()
+        if key.startswith("projectors.") and key.endswith(last)
+    }
+    defaults = ModelConfig()
+    return ModelConfig(
+        in_channels=stem.shape[1] if stem is not None and stem.ndim == 2 else defaults.in_channels,
+        heads=heads or dict(defaults.heads),
+    )
+
+
+def _load_strictly(model: ChorusModel, state: Mapping[str, Tensor], path: Path) -> None:
+    expected = model.state_dict()
+    missing = sorted(set(expected) - set(state))
+    extra = sorted(set(state) - set(expected))
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in sorted(set(expected) & set(state))
+        if state[key].shape != expected[key].shape
+    ]
+    if missing or extra or shapes:
+        problems = [
+            f"{title}: {_shorten(names)}"
+            for title, names in (("missing keys", missing), ("unexpected keys", extra), ("wrong shapes", shapes))
+            if names
+        ]
+        raise CheckpointError(f"{path} does not fit the model; " + "; ".join(problems))
+    model.load_state_dict({key: value.float() for key, value in state.items()})
+
+
+def _shorten(names: list[str], limit: int = 12) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""From Gaussians or points to the voxels and input channels that a Chorus encoder reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chorus_core.gaussians import Gaussians
+
+
+@dataclass
+class Voxels:
+    """One scene on the encoder's grid, at most one point a voxel.
+
+    Attributes:
+        grid: integer coordinates, minimum 0, int64 [V, 3].
+        feat: input channels [V, C].
+        representative: index of the input point that stands for each voxel [V].
+        voxel_of_point: voxel of each input point [N].
+    """
+
+    grid: Tensor
+    feat: Tensor
+    representative: Tensor
+    voxel_of_point: Tensor
+
+
+def gaussian_channels(gaussians: Gaussians) -> Tensor:
+    """The 11 channels of the 3DGS variant [N, 11]: colour in [-1, 1], opacity, quaternion wxyz with w >= 0, scale.
+
+    Convention of the release: scales in metres after exp, opacity after sigmoid; the centre is not a channel.
+    """
+    quats = torch.nn.functional.normalize(gaussians.quats, dim=1)
+    quats = torch.where(quats[:, :1] < 0, -quats, quats)
+    color = gaussians.colors * 2.0 - 1.0
+    return torch.cat((color, gaussians.opacities[:, None], quats, gaussians.scales), dim=1)
+
+
+def point_channels(points: Tensor, colors: Tensor, normals: Tensor) -> Tensor:
+    """The 9 channels of the point variant [N, 9]: centred coordinate, colour in [-1, 1], unit normal.
+
+    Args:
+        points: metres [N, 3]; centred here on the middle of the box in x and y, on its floor in z.
+        colors: in [0, 1] [N, 3].
+        normals: [N, 3].
+    """
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    centre = torch.stack(((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]))
+    return torch.cat((points - centre, colors * 2.0 - 1.0, torch.nn.functional.normalize(normals, dim=1)), dim=1)
+
+
+def voxelize(points: Tensor, channels: Tensor, grid_size: float, priority: Tensor | None = None) -> Voxels:
+    """Put points on the encoder's grid; the point of highest priority (the first by default) stands for its voxel.
+
+    Args:
+        points: metres [N, 3].
+        channels: input channels of each [N, C].
+        grid_size: edge of a voxel, metres.
+        priority: larger wins [N].
+    """
+    grid = torch.floor(points / grid_size).long()
+    grid = grid - grid.amin(dim=0)
+    bits = max(int(grid.max() + 1).bit_length(), 1)
+    key = ((grid[:, 0] << bits) | grid[:, 1]) << bits | grid[:, 2]
+    occupied, voxel_of_point = torch.unique(key, return_inverse=True)
+    order = torch.arange(points.shape[0], device=points.device)
+    if priority is not None:
+        order = torch.argsort(priority, descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(points.shape[0], device=points.device)
+    best = torch.full_like(occupied, points.shape[0]).scatter_reduce(0, voxel_of_point, rank, "amin")
+    representative = order[best]
+    return Voxels(grid[representative], channels[representative], representative, voxel_of_point)

@@ -1,0 +1,71 @@
+"""Space-filling curves: the order in which a Point Transformer V3 reads a sparse voxel grid.
+
+Codes follow Wu et al. 2024 (PTv3): Morton ("z") and Hilbert, each also with x and y swapped ("-trans").
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ORDERS = ("z", "z-trans", "hilbert", "hilbert-trans")
+"""The four curves, in the order in which the blocks of a stage take turns."""
+
+_MAX_DEPTH = 16  # 3 x 16 bits of code leave 15 for the batch index in an int64
+
+
+def grid_depth(grid: Tensor) -> int:
+    """Bits that each axis of a non-negative integer grid [N, 3] takes (bit length of its largest coordinate + 1)."""
+    depth = int(grid.max() + 1).bit_length() if grid.numel() else 1
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"grid coordinate {int(grid.max())} needs {depth} bits an axis: expected at most {_MAX_DEPTH}")
+    return depth
+
+
+def encode(grid: Tensor, batch: Tensor, depth: int, order: str) -> Tensor:
+    """Position of each voxel along a curve, scene by scene, int64 [N].
+
+    Args:
+        grid: non-negative integer coordinates [N, 3].
+        batch: scene of each voxel [N].
+        depth: bits an axis, see :func:`grid_depth`.
+        order: one of :data:`ORDERS`.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order {order!r}: expected one of {ORDERS}")
+    coords = grid.long()
+    if order.endswith("-trans"):
+        coords = coords[:, [1, 0, 2]]
+    code = _hilbert(coords, depth) if order.startswith("hilbert") else _interleave(coords, depth)
+    return (batch.long() << (3 * depth)) | code
+
+
+def _interleave(coords: Tensor, depth: int) -> Tensor:
+    """Morton code: bits of x, y, z in turn, x the most significant of each triple, int64 [N] of [N, 3]."""
+    code = torch.zeros_like(coords[:, 0])
+    for bit in range(depth):
+        for axis in range(3):
+            code |= ((coords[:, axis] >> bit) & 1) << (3 * bit + 2 - axis)
+    return code
+
+
+def _hilbert(coords: Tensor, depth: int) -> Tensor:
+    """Hilbert index by Skilling's transform (Skilling 2004, "Programming the Hilbert curve"), int64 [N] of [N, 3]."""
+    x = list(coords.clone().unbind(1))
+    for bit in range(depth - 1, -1, -1):
+        low = (1 << bit) - 1
+        for axis in range(3):
+            is_set = ((x[axis] >> bit) & 1).bool()
+            # Where the bit is set the lower bits of x invert, elsewhere they are exchanged with this axis'.
+            exchanged = torch.where(is_set, 0, (x[0] ^ x[axis]) & low)
+            x[0] = torch.where(is_set, x[0] ^ low, x[0] ^ exchanged)
+            x[axis] = x[axis] ^ exchanged if axis else x[0]
+    return _gray_to_binary(_interleave(torch.stack(x, dim=1), depth), 3 * depth)
+
+
+def _gray_to_binary(gray: Tensor, bits: int) -> Tensor:
+    shift = 1
+    while shift < bits:
+        gray = gray ^ (gray >> shift)
+        shift *= 2
+    return gray

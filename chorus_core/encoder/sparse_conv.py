@@ -1,0 +1,98 @@
+"""Submanifold 3 x 3 x 3 convolution on the voxels of a level: spconv on a GPU, a plain torch twin anywhere.
+
+The twin is what a CPU runs (it is faster there than spconv's native kernels) and what the tests hold spconv to.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from chorus_core.encoder.hierarchy import Level
+
+_OFFSETS = [(dx, dy, dz) for dx in (-1, 0, 1) for dy in (-1, 0, 1) for dz in (-1, 0, 1)]
+_CENTRE = 13
+
+
+class SubMConv3d(nn.Module):
+    """Submanifold convolution (Graham et al. 2018), kernel 3: outputs live on the input's voxels.
+
+    Cross-correlation: kernel cell (i, j, k) reads the neighbour at grid offset (i-1, j-1, k-1).
+
+    Attributes:
+        weight: [out, 3, 3, 3, in], the layout of the release.
+        bias: [out].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, 3, 3, 3, in_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        nn.init.uniform_(self.weight, -1, 1)
+        with torch.no_grad():  # about ten of 27 neighbours are occupied on a surface
+            self.weight.mul_(1.0 / math.sqrt(10 * in_channels))
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        """Features [N, out] of features [N, in] on a level's voxels."""
+        if x.is_cuda:
+            return _convolve_spconv(x, self.weight, level) + self.bias
+        return convolve_torch(x, self.weight, level) + self.bias
+
+
+def convolve_torch(x: Tensor, weight: Tensor, level: Level) -> Tensor:
+    """The convolution without bias as one matrix product for each of the 27 kernel cells, [N, out]."""
+    kernel = weight.flatten(1, 3).permute(1, 2, 0).to(x.dtype)  # [27, in, out]
+    out = x @ kernel[_CENTRE]
+    for cell, (target, source) in _neighbour_pairs(level).items():
+        out = out.index_add(0, target, x[source] @ kernel[cell])
+    return out
+
+
+def _neighbour_pairs(level: Level) -> dict[int, tuple[Tensor, Tensor]]:
+    """For each kernel cell but the centre: voxels that have that neighbour, and the neighbour. Found once a level."""
+    if "pairs" not in level.conv_cache:
+        level.conv_cache["pairs"] = _find_pairs(level.grid, level.batch)
+    return level.conv_cache["pairs"]  # type: ignore[return-value]
+
+
+def _find_pairs(grid: Tensor, batch: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    bits = int(grid.max() + 3).bit_length()  # a margin of one on both sides, so that no offset wraps into another axis
+    key = (((batch << bits | grid[:, 0] + 1) << bits) | grid[:, 1] + 1) << bits | grid[:, 2] + 1
+    ordered, permutation = torch.sort(key)
+    pairs = {}
+    for cell in range(_CENTRE + 1, 27):  # the other half mirrors this one
+        dx, dy, dz = _OFFSETS[cell]
+        wanted = ordered + (((dx << bits) + dy) << bits) + dz
+        position = torch.searchsorted(ordered, wanted).clamp(max=ordered.numel() - 1)
+        hit = (ordered[position] == wanted).nonzero().squeeze(1)
+        here, there = permutation[hit], permutation[position[hit]]
+        pairs[cell] = (here, there)
+        pairs[26 - cell] = (there, here)
+    return pairs
+
+
+def _convolve_spconv(x: Tensor, weight: Tensor, level: Level) -> Tensor:
+    """The same on a GPU through spconv's implicit GEMM, whose indices are found once a level."""
+    import spconv.pytorch as spconv
+    from spconv.core import ConvAlgo
+    from spconv.pytorch import functional
+
+    with torch.autocast("cuda", enabled=False):
+        # spconv knows no bfloat16. Half precision is enough to infer with; training keeps float32's range.
+        needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        dtype = torch.float16 if x.dtype in (torch.float16, torch.bfloat16) and not needs_grad else torch.float32
+        if "spconv" not in level.conv_cache:
+            indices = torch.cat((level.batch[:, None], level.grid), dim=1).int().contiguous()
+            shape = [int(s) + 1 for s in level.grid.amax(dim=0)]
+            holder = spconv.SparseConvTensor(x.new_empty((0, 1)), indices, shape, int(level.batch[-1]) + 1)
+            level.conv_cache["spconv"] = spconv.ops.get_indice_pairs_implicit_gemm(
+                indices, holder.batch_size, shape, ConvAlgo.MaskImplicitGemm, ksize=[3] * 3, stride=[1] * 3,
+                padding=[1] * 3, dilation=[1] * 3, out_padding=[0] * 3, subm=True, transpose=False, is_train=True,
+            )  # fmt: skip
+        (_, _, pair_fwd, pair_bwd, pair_mask_fwd, pair_mask_bwd, argsort_fwd, argsort_bwd, masks) = level.conv_cache["spconv"]
+        return functional.implicit_gemm(
+            x.to(dtype), weight.to(dtype), pair_fwd, pair_bwd, pair_mask_fwd, pair_mask_bwd, argsort_fwd, argsort_bwd,
+            x.shape[0], masks, needs_grad, True,
+        ).to(x.dtype)  # fmt: skip

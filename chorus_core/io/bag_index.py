@@ -1,0 +1,144 @@
+"""One pass over a bag: which image messages there are, when, with which calibration and poses."""
+
+from __future__ import annotations
+
+import logging
+import math
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chorus_core.frames import CameraIntrinsics, FrameError
+from chorus_core.io.bag_messages import PoseSample, intrinsics_from_info, nanoseconds, pose_sample, seconds
+from chorus_core.io.bag_topics import ODOMETRY, TF, BagTopics, choose_image_topics, pose_topics
+from chorus_core.io.poses import matrix_from_pose
+from chorus_core.io.sequence import SequenceError
+from chorus_core.io.transform_buffer import TransformBuffer, TransformError
+
+_log = logging.getLogger(__name__)
+
+_STATIC_TF = "/tf_static"
+
+
+@dataclass(frozen=True)
+class MessageKey:
+    """One image message: topic, time of recording and time in its header, in nanoseconds."""
+
+    topic: str
+    log_time: int
+    stamp: int
+
+
+class BagIndex:
+    """What one pass over a bag finds: image messages, calibration and transforms."""
+
+    def __init__(self, types: dict[str, str], wanted: BagTopics) -> None:
+        self.topics = choose_image_topics(types, wanted)
+        self.pose_types = pose_topics(types, wanted)
+        self.buffer = TransformBuffer(history=math.inf)
+        self.poses: dict[str, list[PoseSample]] = {t: [] for t, kind in self.pose_types.items() if kind != TF}
+        self.images: dict[str, list[MessageKey]] = {self.topics.color: [], self.topics.depth: []}
+        self.info_stamps: list[float] = []
+        self.infos: list[CameraIntrinsics] = []
+        self.frame_ids: dict[str, str] = {}
+        self.dropped = Counter[str]()
+        self.last_error: Exception | None = None
+
+    def relevant(self) -> set[str]:
+        """Topics to be read."""
+        return {self.topics.color, self.topics.depth, self.topics.camera_info, *self.pose_types}
+
+    def add(self, topic: str, log_time: int, message: Any) -> None:
+        """Take in one message."""
+        if topic in self.images:
+            self.images[topic].append(MessageKey(topic, log_time, nanoseconds(message)))
+            self.frame_ids.setdefault(topic, message.header.frame_id)
+        elif topic == self.topics.camera_info:
+            self._add_info(message)
+        elif self.pose_types[topic] == TF:
+            for transform in message.transforms:
+                self._add_transform(transform, static=topic.endswith(_STATIC_TF))
+        else:
+            self.poses[topic].append(pose_sample(message, self.pose_types[topic]))
+
+    def _add_info(self, message: Any) -> None:
+        self.frame_ids.setdefault(self.topics.camera_info, message.header.frame_id)
+        try:
+            intrinsics = intrinsics_from_info(message, rectified="rect" in self.topics.color.lower())
+        except FrameError as error:
+            self.dropped["camera_info not usable"] += 1
+            self.last_error = error
+            return
+        if not self.infos and np.any(message.d) and "rect" not in self.topics.color.lower():
+            _log.warning("%s has lens distortion, which is not removed: record rectified images", self.topics.color)
+        place = bisect_right(self.info_stamps, seconds(message))
+        self.info_stamps.insert(place, seconds(message))
+        self.infos.insert(place, intrinsics)
+
+    def _add_transform(self, transform: Any, static: bool) -> None:
+        t, q = transform.transform.translation, transform.transform.rotation
+        matrix = matrix_from_pose((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
+        try:
+            self.buffer.set_transform(
+                transform.header.frame_id, transform.child_frame_id, seconds(transform), matrix, static
+            )
+        except TransformError as error:
+            self.dropped["transform not usable"] += 1
+            self.last_error = error
+
+    def camera_frame(self, wanted: BagTopics) -> str:
+        """The frame whose pose is looked up."""
+        candidates = (
+            wanted.camera_frame,
+            *(self.frame_ids.get(t) for t in (self.topics.color, self.topics.camera_info)),
+        )
+        frame = next((f for f in candidates if f), None)
+        if frame is None:
+            raise SequenceError(f"{self.topics.color}: empty frame_id: expected one, or camera_frame to be given")
+        return frame
+
+    def join_pose_topic(self, wanted: BagTopics) -> str:
+        """Bring the chosen pose topic into the transform tree.
+
+        Returns:
+            the world frame.
+
+        Raises:
+            SequenceError: nothing says where the camera is.
+            TransformError: the frames form a loop.
+        """
+        camera = self.camera_frame(wanted)
+        topic = wanted.pose or self._pose_topic_by_itself(camera)
+        if self.pose_types.get(topic, TF) == TF:
+            root = self.buffer.root(camera)
+            if root == camera.removeprefix("/"):
+                raise SequenceError(
+                    f"no source of poses: TF does not hold frame {camera!r}, and there is no Odometry or PoseStamped"
+                )
+            return wanted.world_frame or root
+        for sample in self.poses[topic]:
+            try:
+                self.buffer.set_transform(sample.parent, sample.child or camera, sample.stamp, sample.parent_from_child)
+            except TransformError as error:
+                self.dropped["pose not usable"] += 1
+                self.last_error = error
+        return wanted.world_frame or next((sample.parent for sample in self.poses[topic]), camera)
+
+    def _pose_topic_by_itself(self, camera: str) -> str:
+        """The pose topic to use, or "" for TF."""
+        root = self.buffer.root(camera)
+        ranked = sorted(self.poses, key=lambda topic: (self.pose_types[topic] != ODOMETRY, topic))
+        for topic in ranked:
+            # TF ends at the robot's body (joints may move in it) and odometry goes on from there
+            if self.poses[topic] and self.poses[topic][0].child == root:
+                return topic
+        if self.buffer.moves(camera):
+            return ""
+        return ranked[0] if ranked else ""
+
+    def intrinsics_at(self, stamp: float) -> CameraIntrinsics:
+        """The calibration in force: the last one before a time, or the first."""
+        return self.infos[max(bisect_right(self.info_stamps, stamp) - 1, 0)]

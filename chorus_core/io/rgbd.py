@@ -1,0 +1,60 @@
+"""One way to open a posed RGB-D recording, whatever its layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chorus_core.io.folders import open_numbered_folder, open_replica, open_scannet, open_seven_scenes
+from chorus_core.io.rosbag import BagTopics, RosbagSequence
+from chorus_core.io.sequence import RgbdSequence, SequenceError
+from chorus_core.io.tum import open_tum
+
+__all__ = ["BagTopics", "RgbdSequence", "SequenceError", "open_sequence"]
+
+_BAG_SUFFIXES = (".mcap", ".db3")
+
+
+def open_sequence(path: str | Path, topics: BagTopics | None = None) -> RgbdSequence:
+    """Open a recording; what its folder holds tells the layout.
+
+    ============================ =====================================================================================
+    rosbag2                      ``metadata.yaml``, or a ``.mcap`` or ``.db3`` file
+    TUM RGB-D                    ``rgb.txt``, ``depth.txt``, ``groundtruth.txt``
+    Replica (NICE-SLAM)          ``results/``, ``traj.txt``, ``cam_params.json`` (there or in the parent)
+    ScanNet export               ``color/``, ``depth/``, ``pose/``, ``intrinsic/``
+    numbered folder              ``color/``, ``depth/``, ``pose/``, ``intrinsics.json``
+    7-Scenes                     ``frame-NNNNNN.color.png`` and so on
+    ============================ =====================================================================================
+
+    Args:
+        path: the recording's folder or file.
+        topics: which topics of a bag to read; found by type and name where not given.
+
+    Raises:
+        SequenceError: no such path, an unknown layout, or a recording without one usable frame.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix in _BAG_SUFFIXES:
+        return RosbagSequence(path, topics)
+    if not path.is_dir():
+        what = "expected a folder, .mcap or .db3" if path.exists() else "no such file or folder"
+        raise SequenceError(f"{path}: {what}")
+    if (path / "metadata.yaml").is_file():
+        return RosbagSequence(path, topics)
+    if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
+        return open_tum(path)
+    if (path / "traj.txt").is_file() and (path / "results").is_dir():
+        return open_replica(path)
+    if (path / "color").is_dir() and (path / "intrinsic").is_dir():
+        return open_scannet(path)
+    if (path / "color").is_dir() and (path / "depth").is_dir():
+        return open_numbered_folder(path)
+    if next(path.glob("frame-*.color.png"), None) is not None:
+        return open_seven_scenes(path)
+    bags = sorted(p for p in path.iterdir() if p.suffix in _BAG_SUFFIXES)
+    if len(bags) == 1:
+        return RosbagSequence(bags[0], topics)
+    raise SequenceError(
+        f"{path}: unknown layout: expected metadata.yaml (rosbag2), rgb.txt and depth.txt (TUM), traj.txt and results/ "
+        "(Replica), color/ with intrinsic/ (ScanNet) or intrinsics.json, or frame-*.color.png (7-Scenes)"
+    )

@@ -1,0 +1,183 @@
+"""Posed RGB-D frames out of a rosbag2 recording (mcap or sqlite3), through ``rosbags``; no ROS needed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.highlevel import AnyReader
+from tqdm import tqdm
+
+from chorus_core.frames import FrameError, RgbdFrame
+from chorus_core.io.bag_index import BagIndex, MessageKey
+from chorus_core.io.bag_messages import messages, nanoseconds, open_bag, pixels
+from chorus_core.io.bag_topics import BagTopics, ImageTopics
+from chorus_core.io.images import ImageError, color_to_rgb, depth_to_metres
+from chorus_core.io.poses import associate
+from chorus_core.io.sequence import SequenceBase, SequenceError, make_frame
+from chorus_core.io.transform_buffer import TransformError
+
+__all__ = ["BagTopics", "RosbagSequence"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The two messages that make a frame, and its pose."""
+
+    color: MessageKey
+    depth: MessageKey
+    world_from_camera: np.ndarray
+
+
+class RosbagSequence(SequenceBase):
+    """A rosbag2 folder, ``.mcap`` or ``.db3`` file as posed RGB-D frames.
+
+    Colour goes with the depth message nearest in header time. The pose is that of the depth message's time, and so is
+    the frame's stamp. Depth is taken as registered to colour; the camera frame as an optical frame (REP 103: x right,
+    y down, z forward). 16UC1 is millimetres, 32FC1 metres (REP 118). Lens distortion is not removed.
+
+    Opening reads the bag once to index it; iterating reads it once more, in order. Iterate rather than index where all
+    frames are wanted: a random access unpacks a chunk of the file each time.
+    """
+
+    def __init__(self, path: str | Path, topics: BagTopics | None = None, slop: float = 0.02) -> None:
+        """
+        Args:
+            path: folder with ``metadata.yaml``, or a single ``.mcap`` or ``.db3`` file.
+            topics: topics and frames; None finds them.
+            slop: seconds between the stamps of colour and depth at most.
+
+        Raises:
+            SequenceError: no readable bag, a topic is missing, or no frame has colour, depth, calibration and pose.
+        """
+        self.path = Path(path)
+        wanted = topics or BagTopics()
+        index = self._scan(wanted)
+        self.topics: ImageTopics = index.topics
+        if not index.infos:
+            raise SequenceError(f"{path}: no usable message on {index.topics.camera_info}: {index.last_error}")
+        self.camera_frame = index.camera_frame(wanted)
+        try:
+            self.world_frame = index.join_pose_topic(wanted)
+        except TransformError as error:
+            raise SequenceError(f"{path}: {error}") from error
+        self._warn_if_unregistered(index)
+        self._intrinsics_at = index.intrinsics_at
+        self._pairs = self._pair(index, slop)
+        super().__init__(str(path), index.dropped)
+        if not self._pairs:
+            raise SequenceError(
+                f"{path}: no frame with colour ({self.topics.color}), depth ({self.topics.depth}) and pose "
+                f"({self.world_frame} from {self.camera_frame}): {self.drops()}; last: {index.last_error}"
+            )
+        _log.info("%s: %d frames in %s, %s", path, len(self._pairs), self.world_frame, self.drops())
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> RgbdFrame:
+        """The frame at an index (negative: from the end).
+
+        Raises:
+            IndexError: no such frame.
+            SequenceError: its messages are damaged or do not fit together.
+        """
+        pair = self._pairs[self._position(index)]
+        with open_bag(self.path) as reader:
+            color, depth = (self._find(reader, key) for key in (pair.color, pair.depth))
+        return self._frame(pair, color, depth)
+
+    def _frames(self) -> Iterator[RgbdFrame | SequenceError]:
+        """One pass over the file; a frame is decoded when both of its messages have come."""
+        wanted = {key: (n, role) for n, p in enumerate(self._pairs) for role, key in enumerate((p.color, p.depth))}
+        waiting: dict[int, dict[int, Any]] = {}
+        complete: dict[int, list[Any]] = {}
+        due = 0
+        with open_bag(self.path) as reader:
+            for topic, log_time, message in messages(reader, {self.topics.color, self.topics.depth}):
+                if isinstance(message, SequenceError):
+                    continue  # was not indexed either
+                number, role = wanted.pop(MessageKey(topic, log_time, nanoseconds(message)), (None, None))
+                if number is None:
+                    continue
+                parts = waiting.setdefault(number, {})
+                parts[role] = message
+                if len(parts) == 2:
+                    del waiting[number]
+                    complete[number] = [parts[0], parts[1]]
+                while due in complete:
+                    try:
+                        frame: RgbdFrame | SequenceError = self._frame(self._pairs[due], *complete.pop(due))
+                    except SequenceError as error:
+                        frame = error
+                    due += 1
+                    yield frame
+
+    def _scan(self, wanted: BagTopics) -> BagIndex:
+        with open_bag(self.path) as reader:
+            types = {c.topic: c.msgtype for c in reader.connections if c.msgcount > 0}
+            try:
+                index = BagIndex(types, wanted)
+            except SequenceError as error:
+                raise SequenceError(f"{self.path}: {error}") from error
+            progress = tqdm(desc=f"indexing {self.path.name}", unit=" messages", leave=False, disable=None)
+            with progress:
+                for topic, log_time, message in messages(reader, index.relevant()):
+                    progress.update()
+                    if isinstance(message, SequenceError):
+                        index.dropped["message not readable"] += 1
+                        index.last_error = message
+                    else:
+                        index.add(topic, log_time, message)
+        return index
+
+    def _pair(self, index: BagIndex, slop: float) -> list[_Pair]:
+        """Frames in order of their stamps; counts those without partner or pose."""
+        colors, depths = index.images[self.topics.color], index.images[self.topics.depth]
+        # seconds since the first stamp: float64 seconds since 1970 would leave 0.2 microseconds, and this costs nothing
+        start = min((key.stamp for key in (*colors, *depths)), default=0)
+        stamps = [np.array([(key.stamp - start) * 1e-9 for key in keys]) for keys in (colors, depths)]
+        pairs = []
+        matches = associate(*stamps, slop)
+        index.dropped["no depth in time"] += len(colors) - len(matches)
+        for color, depth in matches:
+            try:
+                pose = index.buffer.lookup(self.world_frame, self.camera_frame, depths[depth].stamp * 1e-9)
+            except TransformError as error:
+                index.dropped["no pose"] += 1
+                index.last_error = error
+                continue
+            pairs.append(_Pair(colors[color], depths[depth], pose))
+        return pairs
+
+    def _frame(self, pair: _Pair, color_message: Any, depth_message: Any) -> RgbdFrame:
+        stamp = pair.depth.stamp * 1e-9
+        try:
+            color, encoding = pixels(color_message)
+            rgb = color_to_rgb(color, encoding or "rgb8")
+            depth = depth_to_metres(*pixels(depth_message))
+            return make_frame(rgb, depth, self._intrinsics_at(stamp), pair.world_from_camera, stamp)
+        except (ImageError, FrameError) as error:
+            raise SequenceError(
+                f"frame at {stamp:.6f} s of {self.topics.color}, {self.topics.depth}: {error}"
+            ) from error
+
+    def _find(self, reader: AnyReader, key: MessageKey) -> Any:
+        for _, _, message in messages(reader, {key.topic}, key.log_time, key.log_time + 1):
+            if not isinstance(message, SequenceError) and nanoseconds(message) == key.stamp:
+                return message
+        raise SequenceError(f"{self.path}: the message of {key.topic} at {key.stamp * 1e-9:.6f} s is gone")
+
+    def _warn_if_unregistered(self, index: BagIndex) -> None:
+        color, depth = (index.frame_ids.get(topic) for topic in (self.topics.color, self.topics.depth))
+        if color != depth:
+            _log.warning(
+                "%s is in frame %s, %s in %s: depth is taken as registered to colour all the same",
+                *(self.topics.color, color, self.topics.depth, depth),
+            )

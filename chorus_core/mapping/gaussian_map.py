@@ -1,0 +1,376 @@
+"""The map: a sparse voxel grid that holds at most one 3D Gaussian per voxel, grown from posed RGB-D frames.
+
+Voxels live in blocks of 8 x 8 x 8. A hash table finds a block; a slab of 512 cells a block names the slot of each
+voxel's Gaussian in flat arrays. Everything a frame does is proportional to its pixels and to the blocks in view,
+never to the size of the map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chorus_core.config import MapConfig
+from chorus_core.frames import RgbdFrame
+from chorus_core.gaussians import Gaussians
+from chorus_core.mapping import block_table
+from chorus_core.mapping.block_table import BlockTable
+from chorus_core.mapping.geometry import quats_from_normals
+from chorus_core.mapping.surface import DeviceFrame, SurfacePixels, choose_stride, measure
+
+BLOCK = 8
+"""Voxels along the edge of a block."""
+_CELLS = BLOCK**3
+_NONE = -1
+_MAX_EVIDENCE = 8.0
+
+
+@dataclass
+class MapSnapshot:
+    """A copy of (part of) the map that stays as it is while the map moves on.
+
+    Attributes:
+        gaussians: N Gaussians in the world frame.
+        slots: where each lives in the map's arrays, int64 [N].
+        births: serial number of each, never reused, int64 [N]; a slot whose birth changed holds another Gaussian.
+        stamp: of the last integrated frame, seconds.
+    """
+
+    gaussians: Gaussians
+    slots: Tensor
+    births: Tensor
+    stamp: float
+
+
+@dataclass
+class IntegrateReport:
+    """What one frame did to the map."""
+
+    pixels: int
+    touched: int
+    added: int
+    carved: int
+    evicted: int
+    dropped: int
+
+
+class GaussianMap:
+    """Gaussians fused from frames. Not thread-safe: the pipeline serialises access.
+
+    Args:
+        config: voxel size, ranges, limits.
+        device: where the arrays live.
+    """
+
+    def __init__(self, config: MapConfig, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.frames = 0
+        self.stamp = 0.0
+        self._births = 0
+        self._table = BlockTable(self.device)
+        self._capacity = 0
+        self._used = 0
+        self._free_slots = self._indices(0)
+        self._allocate_slots(min(config.max_gaussians, 1 << 16))
+        self._block_used = 0
+        self._free_blocks = self._indices(0)
+        self._slab = torch.empty((0, _CELLS), dtype=torch.int32, device=self.device)
+        self._block_key = self._indices(0)
+        self._block_seen = self._indices(0)
+        self._block_dirty = torch.empty(0, dtype=torch.bool, device=self.device)
+        self._allocate_blocks(1 << 11)
+
+    # ---- the public verbs -------------------------------------------------------------------------------------
+
+    def integrate(self, frame: RgbdFrame) -> IntegrateReport:
+        """Fuse a frame: measure the surface, give every voxel it touches a Gaussian, update it, carve free space."""
+        on_device = DeviceFrame.upload(frame, self.device)
+        stride = choose_stride(torch.from_numpy(frame.depth), frame.intrinsics, self.config)
+        pixels = measure(on_device, self.config, stride, phase=self.frames)
+        self.frames += 1
+        self.stamp = frame.stamp
+        slots, added, evicted, dropped = self._slots_of(pixels)
+        touched = self._fuse(pixels, slots)
+        carved = self._carve(on_device) if self.config.carve and self.frames > 1 else 0
+        return IntegrateReport(pixels.points.shape[0], touched, added, carved, evicted, dropped)
+
+    def __len__(self) -> int:
+        """Gaussians stored (also those not yet seen often enough to be handed out)."""
+        return self._used - self._free_slots.shape[0]
+
+    def export(self, min_hits: int | None = None) -> MapSnapshot:
+        """All Gaussians seen in at least ``min_hits`` frames (the configuration's by default), as a copy."""
+        hits = self.config.min_hits if min_hits is None else min_hits
+        hits = min(hits, max(self.frames, 1))
+        slots = (self._hits[: self._used] >= hits).nonzero().squeeze(1)
+        return self._snapshot(slots)
+
+    def export_blocks(self, blocks: Tensor) -> MapSnapshot:
+        """The Gaussians of some blocks (ids [B]) as a copy."""
+        slots = self._slots_in(blocks)
+        return self._snapshot(slots[self._hits[slots] >= min(self.config.min_hits, max(self.frames, 1))])
+
+    def take_dirty(self) -> Tensor:
+        """Ids of the blocks changed since the last call, int64 [B]; marks them clean."""
+        dirty = self._block_dirty[: self._block_used].nonzero().squeeze(1)
+        self._block_dirty[dirty] = False
+        return dirty
+
+    def block_centers(self, blocks: Tensor) -> Tensor:
+        """Centres of blocks in the world, metres [B, 3]."""
+        edge = BLOCK * self.config.voxel_size
+        return (block_table.unpack(self._block_key[blocks]).float() + 0.5) * edge
+
+    def blocks(self) -> Tensor:
+        """Ids of all blocks in use, int64 [B]."""
+        return (self._block_key[: self._block_used] != _NONE).nonzero().squeeze(1)
+
+    def still_there(self, slots: Tensor, births: Tensor) -> Tensor:
+        """Which snapshot entries still name the same Gaussian, bool [N]."""
+        return self._birth[slots] == births
+
+    def insert(self, gaussians: Gaussians, stamp: float = 0.0) -> None:
+        """Load Gaussians (a saved map) as if they had been seen often; one per voxel survives.
+
+        Opacity becomes evidence, the quaternion's z axis the normal and the largest scale the footprint.
+        """
+        from chorus_core.mapping.geometry import rotations_from_quats
+
+        g = gaussians.to(self.device)
+        normals = rotations_from_quats(g.quats)[..., 2]
+        pixels = SurfacePixels(g.means, normals, g.colors, torch.ones_like(g.opacities), g.scales.amax(dim=1) * 2)
+        self.frames += 1
+        self.stamp = stamp
+        slots, *_ = self._slots_of(pixels)
+        self._fuse(pixels, slots)
+        kept = slots != _NONE
+        self._hits[slots[kept]] = self.config.min_hits
+        self._evidence[slots[kept]] = -torch.log1p(-g.opacities[kept].clamp(max=0.999)).clamp(0.1, _MAX_EVIDENCE)
+
+    # ---- from pixels to slots ---------------------------------------------------------------------------------
+
+    def _slots_of(self, pixels: SurfacePixels) -> tuple[Tensor, int, int, int]:
+        """The slot of each pixel's voxel [P] (-1 where the map is full), and counts: added, evicted, dropped."""
+        voxels = torch.floor(pixels.points / self.config.voxel_size).long()  # [P, 3]
+        blocks = torch.div(voxels, BLOCK, rounding_mode="floor")
+        inside = voxels - blocks * BLOCK
+        keys = block_table.pack(blocks.clamp(-(1 << 20), (1 << 20) - 1))
+        block_ids = self._blocks_of(keys)
+        self._block_seen[block_ids] = self.frames
+        cells = block_ids * _CELLS + (inside[:, 0] * BLOCK + inside[:, 1]) * BLOCK + inside[:, 2]  # [P]
+
+        slab = self._slab.view(-1)
+        fresh = (slab[cells] == _NONE).nonzero().squeeze(1)  # pixels in voxels without a Gaussian
+        if fresh.numel() == 0:
+            return slab[cells].long(), 0, 0, 0
+        # All pixels of a new voxel write their number into its cell; the one that stays speaks for the voxel.
+        claims = (-2 - torch.arange(fresh.numel(), device=self.device)).int()
+        slab[cells[fresh]] = claims
+        winners = (slab[cells[fresh]] == claims).nonzero().squeeze(1)
+        new_cells = cells[fresh[winners]]
+        slab[new_cells] = _NONE
+        new_slots, evicted = self._take_slots(new_cells.numel())
+        placed = new_slots.numel()
+        slab[new_cells[:placed]] = new_slots.int()
+        self._slot_cell[new_slots] = new_cells[:placed]
+        return slab[cells].long(), placed, evicted, new_cells.numel() - placed
+
+    def _blocks_of(self, keys: Tensor) -> Tensor:
+        """Block ids of packed keys [P], making the blocks that are not there yet."""
+        ids = self._table.find(keys)
+        missing = ids == _NONE
+        new_keys = torch.unique(keys[missing])
+        if new_keys.numel() == 0:
+            return ids
+        count = new_keys.numel()
+        reused = self._free_blocks[-count:] if self._free_blocks.numel() else self._free_blocks
+        self._free_blocks = self._free_blocks[: self._free_blocks.numel() - reused.numel()]
+        grown = count - reused.numel()
+        if self._block_used + grown > self._slab.shape[0]:
+            self._allocate_blocks(max(self._block_used + grown, 2 * self._slab.shape[0]))
+        new_ids = torch.cat((reused, torch.arange(self._block_used, self._block_used + grown, device=self.device)))
+        self._block_used += grown
+        self._slab[new_ids] = _NONE
+        self._block_key[new_ids] = new_keys
+        self._table.insert(new_keys, new_ids)
+        ids[missing] = self._table.find(keys[missing])
+        return ids
+
+    def _take_slots(self, count: int) -> tuple[Tensor, int]:
+        """Up to ``count`` cleared slots [<=count]; grows the arrays, then evicts, before giving fewer."""
+        evicted = 0
+        room = self._free_slots.numel() + self.config.max_gaussians - self._used
+        if count > room:
+            evicted = self._evict(count - room)
+        reused = self._free_slots[max(self._free_slots.numel() - count, 0) :]
+        self._free_slots = self._free_slots[: self._free_slots.numel() - reused.numel()]
+        grown = min(count - reused.numel(), self.config.max_gaussians - self._used)
+        if self._used + grown > self._capacity:
+            self._allocate_slots(min(max(self._used + grown, 2 * self._capacity), self.config.max_gaussians))
+        slots = torch.cat((reused, torch.arange(self._used, self._used + grown, device=self.device)))
+        self._used += grown
+        for name in ("_mean", "_color", "_normal", "_footprint", "_weight", "_evidence", "_hits"):
+            getattr(self, name)[slots] = 0
+        self._birth[slots] = torch.arange(self._births, self._births + slots.numel(), device=self.device)
+        self._births += slots.numel()
+        return slots, evicted
+
+    # ---- fusing, carving, evicting ----------------------------------------------------------------------------
+
+    def _fuse(self, pixels: SurfacePixels, slots: Tensor) -> int:
+        """Update the running means of every slot touched; returns how many were."""
+        kept = slots != _NONE
+        # Give the touched slots numbers 0..M-1 without sorting: the pixel whose number stays represents its slot.
+        order = torch.arange(slots.numel(), device=self.device, dtype=torch.int32)
+        slots = torch.where(kept, slots, self._capacity)  # the last cell of the scratch takes what has no slot
+        self._scratch[slots] = order
+        touched = slots[(self._scratch[slots] == order) & kept]  # [M] unique
+        if touched.numel() == 0:
+            return 0
+        self._scratch[self._capacity] = 0
+        self._scratch[touched] = torch.arange(touched.numel(), device=self.device, dtype=torch.int32)
+        group = self._scratch[slots].long()  # [P]
+        weights = (pixels.weights * kept)[:, None]
+        values = torch.cat((pixels.points, pixels.colors, pixels.normals, pixels.footprints[:, None]), dim=1)
+        values = torch.cat((values * weights, weights), dim=1)  # [P, 11]
+        sums = torch.zeros((touched.numel(), values.shape[1]), device=self.device).index_add_(0, group, values)
+
+        # One frame counts as one observation, however many of its pixels fall into the voxel.
+        new = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)  # [M, 10]
+        new_weight = (sums[:, -1:] * 4).clamp(0.02, 1.0)
+        old_weight = self._weight[touched][:, None]
+        rate = new_weight / (old_weight + new_weight)
+        for array, columns in (
+            (self._mean, slice(0, 3)), (self._color, slice(3, 6)), (self._normal, slice(6, 9)), (self._footprint, slice(9, 10)),
+        ):  # fmt: skip
+            old = array[touched]
+            array[touched] = old + rate * (new[:, columns] - old)
+        self._weight[touched] = (old_weight + new_weight).clamp(max=self.config.max_weight).squeeze(1)
+        self._evidence[touched] = (self._evidence[touched] + 1.0).clamp(max=_MAX_EVIDENCE)
+        self._hits[touched] += 1
+        self._block_dirty[self._slot_cell[touched] // _CELLS] = True
+        return touched.numel()
+
+    def _carve(self, frame: DeviceFrame) -> int:
+        """Take evidence from Gaussians that the frame sees through; remove those left with none.
+
+        A Gaussian is seen through where even the nearest depth of the 3 x 3 pixels around its projection lies
+        clearly behind it. Only blocks in view are examined, a bounded number a frame, taking turns.
+        """
+        blocks = self._visible_blocks(frame)
+        if blocks.numel() == 0:
+            return 0
+        slots = self._slots_in(blocks)
+        z, pixel = self._project(self._mean[slots], frame)
+        nearest = -torch.nn.functional.max_pool2d(-frame.depth[None, None], 3, stride=1, padding=1)[0, 0]
+        measured = torch.where(pixel >= 0, nearest.reshape(-1)[pixel.clamp(min=0)], 0.0)
+        margin = self.config.carve_margin + 0.01 * z.square()
+        through = slots[(measured > z + margin) & (measured < self.config.depth_max)]
+        if through.numel() == 0:
+            return 0
+        self._evidence[through] -= 1.0
+        gone = through[self._evidence[through] <= 0]
+        self._release(gone)
+        return gone.numel()
+
+    def _visible_blocks(self, frame: DeviceFrame) -> Tensor:
+        """Ids of the blocks whose centre is in view, at most the carving budget's worth, int64 [B]."""
+        ids = torch.arange(self._block_used, device=self.device)
+        z, pixel = self._project(self.block_centers(ids), frame)
+        used = self._block_key[: self._block_used] != _NONE
+        visible = (used & (pixel >= 0) & (z < self.config.depth_max)).nonzero().squeeze(1)
+        limit = max(self.config.carve_budget // 64, 1)  # a block on a surface holds about 64 Gaussians
+        turns = -(-visible.numel() // limit)
+        return visible[(visible + self.frames) % turns == 0] if turns > 1 else visible
+
+    def _project(self, points: Tensor, frame: DeviceFrame) -> tuple[Tensor, Tensor]:
+        """z-depth [N] and flat pixel index (-1 outside the image or behind the camera) [N] of world points [N, 3]."""
+        k = frame.intrinsics
+        rotation, translation = frame.world_from_camera[:3, :3], frame.world_from_camera[:3, 3]
+        x, y, z = ((points - translation) @ rotation).unbind(1)
+        safe_z = z.clamp(min=1e-6)
+        u = torch.round(x / safe_z * k.fx + k.cx).long()
+        v = torch.round(y / safe_z * k.fy + k.cy).long()
+        inside = (z > self.config.depth_min) & (u >= 0) & (u < k.width) & (v >= 0) & (v < k.height)
+        return z, torch.where(inside, v * k.width + u, _NONE)
+
+    def _slots_in(self, blocks: Tensor) -> Tensor:
+        cells = self._slab[blocks].view(-1)
+        return cells[cells >= 0].long()
+
+    def _release(self, slots: Tensor) -> None:
+        """Free slots and empty their voxels."""
+        cells = self._slot_cell[slots]
+        self._slab.view(-1)[cells] = _NONE
+        self._block_dirty[cells // _CELLS] = True
+        self._hits[slots] = 0
+        self._birth[slots] = _NONE
+        self._free_slots = torch.cat((self._free_slots, slots))
+
+    def _evict(self, wanted: int) -> int:
+        """Drop the least recently seen blocks until ``wanted`` slots, or a tenth of the map, are free."""
+        wanted = max(wanted, self.config.max_gaussians // 10)
+        blocks = self.blocks()
+        oldest_first = blocks[torch.argsort(self._block_seen[blocks])]
+        oldest_first = oldest_first[self._block_seen[oldest_first] < self.frames]  # never what this frame sees
+        counts = (self._slab[oldest_first] >= 0).sum(dim=1).cumsum(0)
+        enough = int((counts < wanted).sum()) + 1
+        victims = oldest_first[:enough]
+        slots = self._slots_in(victims)
+        self._release(slots)
+        self._table.remove(self._block_key[victims])
+        self._block_key[victims] = _NONE
+        self._block_dirty[victims] = False
+        self._free_blocks = torch.cat((self._free_blocks, victims))
+        return slots.numel()
+
+    # ---- storage ----------------------------------------------------------------------------------------------
+
+    def _snapshot(self, slots: Tensor) -> MapSnapshot:
+        """Copies of the Gaussians in some slots [N]."""
+        voxel = self.config.voxel_size
+        normals = torch.nn.functional.normalize(self._normal[slots], dim=1)
+        flat = torch.tensor((0.0, 0.0, 1.0), device=self.device)
+        normals = torch.where(normals.square().sum(1, keepdim=True) > 0.5, normals, flat)
+        # Neighbouring discs overlap enough to close the surface; beyond the voxel, the pixel's footprint rules.
+        tangential = torch.maximum(torch.full_like(self._footprint[slots], 0.55 * voxel), 0.5 * self._footprint[slots])
+        scales = torch.cat((tangential, tangential, torch.full_like(tangential, 0.15 * voxel)), dim=1)
+        gaussians = Gaussians(
+            means=self._mean[slots],
+            quats=quats_from_normals(normals),
+            scales=scales,
+            opacities=(1.0 - torch.exp(-self._evidence[slots])).clamp(0.0, 0.995),
+            colors=self._color[slots].clamp(0.0, 1.0),
+        )
+        return MapSnapshot(gaussians, slots.clone(), self._birth[slots], self.stamp)
+
+    def _indices(self, count: int) -> Tensor:
+        return torch.full((count,), _NONE, dtype=torch.int64, device=self.device)
+
+    def _allocate_slots(self, capacity: int) -> None:
+        shapes: dict[str, tuple[int, ...]] = {
+            "_mean": (3,), "_color": (3,), "_normal": (3,), "_footprint": (1,), "_weight": (), "_evidence": (),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            self._grow(name, torch.zeros((capacity, *shape), device=self.device))
+        self._grow("_hits", torch.zeros(capacity, dtype=torch.int32, device=self.device))
+        self._grow("_birth", self._indices(capacity))
+        self._grow("_slot_cell", self._indices(capacity))
+        self._scratch = torch.zeros(capacity + 1, dtype=torch.int32, device=self.device)
+        self._capacity = capacity
+
+    def _allocate_blocks(self, capacity: int) -> None:
+        self._grow("_slab", torch.full((capacity, _CELLS), _NONE, dtype=torch.int32, device=self.device))
+        self._grow("_block_key", self._indices(capacity))
+        self._grow("_block_seen", self._indices(capacity))
+        self._grow("_block_dirty", torch.zeros(capacity, dtype=torch.bool, device=self.device))
+
+    def _grow(self, name: str, larger: Tensor) -> None:
+        """Replace an array by a larger one that starts with its contents."""
+        old = getattr(self, name, None)
+        if old is not None:
+            larger[: old.shape[0]] = old
+        setattr(self, name, larger)

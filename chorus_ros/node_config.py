@@ -1,0 +1,76 @@
+"""What the node itself can be told: topics, frames, queues, rates. Same machinery as :mod:`chorus_core.config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chorus_core.config import option
+
+
+@dataclass(frozen=True)
+class TopicsConfig:
+    """Inputs. Relative names; ROS remapping applies on top."""
+
+    color: str = option("camera/color/image_raw", "colour images; `/compressed` is appended for that transport")
+    depth: str = option("camera/depth/image_raw", "depth images registered to colour; the transport's name is appended")
+    info: str = option(
+        "camera/color/camera_info", "calibration of both images: P for topics with `rect` in their name, else K"
+    )
+    odometry: str = option("odom", "nav_msgs/Odometry, read with frames.source = odometry")
+    pose: str = option("camera/pose", "geometry_msgs/PoseStamped, read with frames.source = pose")
+    color_transport: str = option("raw", "form of the colour images", choices=("raw", "compressed"))
+    depth_transport: str = option("raw", "form of the depth images", choices=("raw", "compressed", "compressedDepth"))
+    reliability: str = option(
+        "best_effort",
+        "of the camera subscriptions; best_effort also receives from reliable publishers",
+        choices=("best_effort", "reliable"),
+    )
+
+
+@dataclass(frozen=True)
+class FramesConfig:
+    """Where poses come from and what they are of."""
+
+    source: str = option("tf", "where camera poses come from", choices=("tf", "odometry", "pose"))
+    map: str = option("", "frame the map is built in; empty takes `map` with TF, else the frame the poses are given in")
+    camera: str = option("", "optical frame of the images; empty takes the frame_id of the depth image")
+    base: str = option(
+        "", "frame the pose messages are of; empty takes child_frame_id (odometry) or the camera's own frame (pose)"
+    )
+    base_from_camera: str = option(
+        "", "extrinsics `x y z qx qy qz qw` (metres) used where TF knows none between base and camera"
+    )
+
+
+@dataclass(frozen=True)
+class SyncConfig:
+    """Pairing and waiting."""
+
+    tolerance: float = option(0.02, "seconds between colour, depth and info of a frame at most", ge=0.0, le=1.0)
+    depth: int = option(10, "messages of each stream that wait for their partners at most", ge=1, le=1000)
+    pose_wait: float = option(0.5, "seconds a frame waits for its pose at most", ge=0.0, le=60.0)
+    frames: int = option(5, "complete frames that wait for integration at most", ge=1, le=1000)
+    pose_history: float = option(10.0, "seconds of poses kept", gt=0.0, le=600.0)
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """Outputs."""
+
+    namespace: str = option("chorus", "prefix of the node's topics and services, below the node's own namespace")
+    cloud_period: float = option(5.0, "seconds between whole semantic clouds; 0: on request only", ge=0.0)
+    objects_period: float = option(5.0, "seconds between publications of the objects; 0: never", ge=0.0)
+    status_period: float = option(1.0, "seconds between status reports and diagnostics", gt=0.0, le=60.0)
+    cloud_color: str = option("label", "what `rgb` of the semantic cloud shows", choices=("label", "rgb"))
+    stale_after: float = option(5.0, "seconds without input after which diagnostics call it stale", gt=0.0)
+    map_folder: str = option("out/maps", "folder that save_map writes into, relative to the working directory")
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Everything the node can be told besides :class:`chorus_core.config.Config`."""
+
+    topics: TopicsConfig = field(default_factory=TopicsConfig)
+    frames: FramesConfig = field(default_factory=FramesConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)

@@ -1,0 +1,149 @@
+"""ROS parameters generated from the typed configuration, and the commented YAML file that lists them.
+
+``python -m chorus_ros.parameters config/perception.yaml`` writes that file anew; ``--markdown`` prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from chorus_core.config import Config, ConfigError, Option, options, parse
+from chorus_ros.node_config import NodeConfig
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+# What rclpy itself reads from parameter overrides.
+_BUILTIN = ("use_sim_time", "start_type_description_service")
+_BUILTIN_PREFIXES = ("qos_overrides.",)
+
+_HEADER = """\
+# Parameters of perception_node with their defaults, written by `python -m chorus_ros.parameters`.
+# Defaults live in chorus_core/config.py and chorus_ros/node_config.py; keep a robot's differences in a file of its own.
+"""
+
+
+def known_options() -> dict[str, Option]:
+    """Every parameter of the node by its dotted name: topics, frames and rates first, then the pipeline's."""
+    return {o.name: o for o in (*options(NodeConfig), *options(Config))}
+
+
+def parse_overrides(overrides: Mapping[str, Any]) -> tuple[Config, NodeConfig]:
+    """The two checked configurations from parameter overrides with dotted names; absent ones take their defaults.
+
+    Raises:
+        ConfigError: an unknown parameter (named, with the nearest known name), a wrong type, or a value out of range.
+    """
+    known = known_options()
+    given = {k: v for k, v in overrides.items() if k not in _BUILTIN and not k.startswith(_BUILTIN_PREFIXES)}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(known)}"
+            raise ConfigError(f"unknown parameter {name}; {hint}")
+    core = {o.name for o in options(Config)}
+    config = parse(Config, {k: v for k, v in given.items() if k in core})
+    return config, parse(NodeConfig, {k: v for k, v in given.items() if k not in core})
+
+
+def declare(node: Node) -> tuple[Config, NodeConfig]:
+    """Declare every option as a read-only parameter, described and bounded, with the value given for it.
+
+    Raises:
+        ConfigError: see :func:`parse_overrides`.
+    """
+    # Read before declaring: rclpy keeps silent about overrides that are never declared, and refuses an integer for a
+    # float without naming the parameter.
+    config, node_config = parse_overrides({name: p.value for name, p in node._parameter_overrides.items()})
+    for option, value in (*_values(config), *_values(node_config)):
+        node.declare_parameter(option.name, value, _descriptor(option), ignore_override=True)
+    return config, node_config
+
+
+def to_yaml() -> str:
+    """All parameters with their defaults as a ROS parameter file, each under its help."""
+    lines = [_HEADER + "/**:", "  ros__parameters:"]
+    open_groups: tuple[str, ...] = ()
+    for option in known_options().values():
+        *groups, leaf = option.name.split(".")
+        for depth, group in enumerate(groups):
+            if open_groups[: depth + 1] != tuple(groups[: depth + 1]):
+                lines.append(f"{'  ' * (depth + 2)}{group}:")
+        open_groups = tuple(groups)
+        indent = "  " * (len(groups) + 2)
+        help_text = f"{option.help}{_bounds_text(option)}"
+        lines += textwrap.wrap(help_text, 118, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        lines.append(f"{indent}{leaf}: {_scalar(option.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown() -> str:
+    """All parameters as the rows of a Markdown table."""
+    rows = ["| parameter | default | meaning |", "|---|---|---|"]
+    for o in known_options().values():
+        rows.append(f"| `{o.name}` | `{_scalar(o.default)}` | {o.help}{_bounds_text(o)} |")
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the node's parameters with defaults and help as a YAML file.")
+    parser.add_argument("path", nargs="?", help="file to write; standard output without it")
+    parser.add_argument("--markdown", action="store_true", help="print a table for the README instead")
+    arguments = parser.parse_args()
+    path = arguments.path
+    if arguments.markdown or path is None:
+        sys.stdout.write(to_markdown() if arguments.markdown else to_yaml())
+        return
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(to_yaml(), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _values(config: Any) -> Iterator[tuple[Option, Any]]:
+    for option in options(type(config)):
+        value = config
+        for part in option.name.split("."):
+            value = getattr(value, part)
+        yield option, value
+
+
+def _descriptor(option: Option) -> Any:
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    descriptor = ParameterDescriptor(
+        description=option.help, additional_constraints=_bounds_text(option).strip(" ()"), read_only=True
+    )
+    low = option.ge if option.ge is not None else option.gt
+    if option.type is float and (low is not None or option.le is not None):
+        low = -sys.float_info.max if low is None else float(low)
+        high = sys.float_info.max if option.le is None else float(option.le)
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    elif option.type is int and (low is not None or option.le is not None):
+        low = -(2**63) if low is None else int(low)
+        high = 2**63 - 1 if option.le is None else int(option.le)
+        descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+    return descriptor
+
+
+def _bounds_text(option: Option) -> str:
+    if option.choices:
+        return f" (one of {', '.join(map(str, option.choices))})"
+    signs = ((">=", option.ge), (">", option.gt), ("<=", option.le))
+    parts = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _scalar(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Where the camera is at a stamp: from TF, odometry or poses. Answers now, "not yet" or "no"; never waits."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Odometry
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from tf2_msgs.msg import TFMessage
+
+from chorus_core.io.transform_buffer import TransformBuffer, TransformError
+from chorus_ros import qos
+from chorus_ros.conversions import MessageError, matrix, matrix_from_text, nanoseconds
+from chorus_ros.node_config import NodeConfig
+
+Reject = Callable[[str, Exception], None]
+"""Called with a cause and the error of a message that cannot be used."""
+
+
+class PoseSource(Protocol):
+    """Poses of cameras in the map frame."""
+
+    @property
+    def map_frame(self) -> str:
+        """Frame of the poses; empty while it is not known yet."""
+
+    def lookup(self, camera: str, stamp: int) -> np.ndarray | None:
+        """``map_from_camera``, float64 [4, 4], of the optical frame ``camera`` at ``stamp`` (nanoseconds), or None."""
+
+    def reset(self) -> None:
+        """Forget the past: time was set back."""
+
+    def why_not(self) -> str:
+        """What the last lookup without an answer lacked."""
+
+
+class BufferedPoses:
+    """Own subscriptions to TF, and to odometry or poses, in a plain transform buffer.
+
+    The poses of a base become those of the camera through TF between base and camera, where there is one (robots
+    publish it on ``/tf_static``), else through the parameter ``frames.base_from_camera``, else the two coincide only if
+    they have one name.
+    """
+
+    def __init__(
+        self, node: Node, config: NodeConfig, group: CallbackGroup, arrived: Callable[[], None], reject: Reject
+    ) -> None:
+        """
+        Args:
+            node: makes the subscriptions.
+            config: topics, frames and history.
+            group: callback group of the subscriptions.
+            arrived: called when new transforms may have completed a pose.
+            reject: see :data:`Reject`.
+        """
+        self._frames = config.frames
+        self._buffer = TransformBuffer(history=config.sync.pose_history)
+        self._arrived = arrived
+        self._reject = reject
+        self._map = config.frames.map or ("map" if config.frames.source == "tf" else "")
+        self._base = ""
+        self._why = "no pose has arrived"
+        self._fallback = None
+        if config.frames.base_from_camera:
+            self._fallback = matrix_from_text(config.frames.base_from_camera, "frames.base_from_camera")
+        node.create_subscription(TFMessage, "/tf_static", self._on_tf_static, qos.TF_STATIC, callback_group=group)
+        node.create_subscription(TFMessage, "/tf", self._on_tf, qos.TF, callback_group=group)
+        reading = qos.sensor_input(100)
+        if config.frames.source == "odometry":
+            node.create_subscription(Odometry, config.topics.odometry, self._on_odometry, reading, callback_group=group)
+        elif config.frames.source == "pose":
+            node.create_subscription(PoseStamped, config.topics.pose, self._on_pose, reading, callback_group=group)
+
+    @property
+    def map_frame(self) -> str:
+        return self._map
+
+    def why_not(self) -> str:
+        return self._why
+
+    def reset(self) -> None:
+        self._buffer.clear()
+
+    def lookup(self, camera: str, stamp: int) -> np.ndarray | None:
+        if not self._map:
+            return None
+        seconds = stamp * 1e-9
+        try:
+            if self._frames.source == "tf":
+                return self._buffer.lookup(self._map, camera, seconds)
+            base = self._frames.base or self._base
+            map_from_base = self._buffer.lookup(self._map, _POSED + base, seconds)
+            return map_from_base @ self._base_from_camera(base or camera, camera, seconds)
+        except TransformError as error:
+            self._why = str(error)
+            return None
+
+    def _base_from_camera(self, base: str, camera: str, seconds: float) -> np.ndarray:
+        if base == camera:
+            return np.eye(4)
+        try:
+            return self._buffer.lookup(base, camera, seconds)
+        except TransformError:
+            if self._fallback is None:
+                raise
+            return self._fallback
+
+    def _on_tf(self, message: TFMessage) -> None:
+        self._take(message, static=False)
+
+    def _on_tf_static(self, message: TFMessage) -> None:
+        self._take(message, static=True)
+
+    def _take(self, message: TFMessage, static: bool) -> None:
+        for item in message.transforms:
+            self._set(item.header, item.child_frame_id, item.transform, static)
+        self._arrived()
+
+    def _on_odometry(self, message: Odometry) -> None:
+        self._base = message.child_frame_id.removeprefix("/")
+        self._take_pose(message.header, self._frames.base or self._base, message.pose.pose)
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        self._take_pose(message.header, self._frames.base, message.pose)
+
+    def _take_pose(self, header: Any, base: str, pose: Any) -> None:
+        self._map = self._map or header.frame_id.removeprefix("/")
+        self._set(header, _POSED + base, pose, static=False)
+        self._arrived()
+
+    def _set(self, header: Any, child: str, transform: Any, static: bool) -> None:
+        try:
+            seconds = nanoseconds(header.stamp) * 1e-9
+            self._buffer.set_transform(header.frame_id, child, seconds, matrix(transform), static)
+        except (MessageError, TransformError) as error:
+            self._reject("bad_pose", error)
+
+
+_POSED = "posed:"
+"""Prefix of the frames that odometry and poses move: apart from TF's, which may move the same frames too."""
+
+
+class Tf2Poses:
+    """TF through tf2_ros, where ROS is installed. It tells nobody of arrivals: who waits looks again now and then."""
+
+    def __init__(self, node: Node, config: NodeConfig) -> None:
+        from rclpy.duration import Duration
+        from tf2_ros import Buffer, TransformListener
+
+        self.map_frame = config.frames.map or "map"
+        self._why = "no pose has arrived"
+        self._buffer = Buffer(cache_time=Duration(seconds=config.sync.pose_history))
+        self._listener = TransformListener(self._buffer, node, spin_thread=False)
+
+    def lookup(self, camera: str, stamp: int) -> np.ndarray | None:
+        from rclpy.time import Time
+        from tf2_ros import TransformException
+
+        try:
+            found = self._buffer.lookup_transform(self.map_frame, camera, Time(nanoseconds=stamp))
+            return matrix(found.transform)
+        except (TransformException, MessageError) as error:
+            self._why = str(error)
+            return None
+
+    def reset(self) -> None:
+        self._buffer.clear()  # keeps static transforms
+
+    def why_not(self) -> str:
+        return self._why
+
+
+def make_pose_source(
+    node: Node, config: NodeConfig, group: CallbackGroup, arrived: Callable[[], None], reject: Reject
+) -> PoseSource:
+    """The source that ``frames.source`` asks for; TF through tf2_ros where it is installed.
+
+    Raises:
+        MessageError: ``frames.base_from_camera`` is not a transform.
+    """
+    if config.frames.source == "tf" and importlib.util.find_spec("tf2_ros") is not None:
+        return Tf2Poses(node, config)
+    return BufferedPoses(node, config, group, arrived, reject)

@@ -1,0 +1,87 @@
+"""The encoder against outputs of the reference implementation (random weights, float32)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chorus_core.encoder.model import ChorusModel, ModelConfig
+
+PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"
+CASES = ("chorus_3dgs_small", "chorus_pts_small")
+
+
+def load_case(name: str) -> tuple[ChorusModel, dict[str, torch.Tensor]]:
+    config = ModelConfig.from_dict(json.loads((PARITY / f"{name}.json").read_text()))
+    model = ChorusModel(config).eval()
+    model.load_state_dict(load_file(PARITY / f"{name}.weights.safetensors"))
+    arrays = np.load(PARITY / f"{name}.io.npz")
+    return model, {key: torch.from_numpy(arrays[key]) for key in arrays}
+
+
+def find_curves(model: ChorusModel, io: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
+    """The order of the curves that the reference drew at each pooled stage; the vectors do not record it.
+
+    Stage by stage, the only order whose features agree. Random features never agree to 1e-3 by chance.
+    """
+    offset = torch.tensor([len(io["feat"])])
+    widths = model.config.enc_channels
+    curves = [(0, 1, 2, 3) for _ in widths]
+    for stage in range(len(widths)):
+        first = sum(widths[:stage])
+        columns = slice(first, first + widths[stage])
+        depth = model.config.enc_depths[stage]
+        matching = []
+        for head in itertools.permutations(range(4), min(depth, 4)):
+            rest = tuple(i for i in range(4) if i not in head)
+            trial = [*curves[:stage], (*head, *rest), *curves[stage + 1 :]]
+            upcast = model(io["feat"], model.hierarchy(io["grid_coord"], offset, trial))
+            if (upcast - io["upcast"])[:, columns].abs().max() < 1e-3 * io["upcast"].std():
+                matching.append(trial[stage])
+        assert len(matching) == 1, f"stage {stage}: {len(matching)} orders of the curves agree with the reference"
+        curves[stage] = matching[0]
+    return curves
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_outputs_agree_with_reference(name: str) -> None:
+    model, io = load_case(name)
+    curves = find_curves(model, io)
+    assert curves[0] == (0, 1, 2, 3), "the reference does not shuffle the first stage"
+    levels = model.hierarchy(io["grid_coord"], torch.tensor([len(io["feat"])]), curves)
+    upcast = model(io["feat"], levels)
+    assert (upcast - io["upcast"]).abs().max() < 1e-4 * io["upcast"].std()
+    for head in model.config.heads:
+        expected = io[f"head_{head}"]
+        assert (model.project(upcast, head, rows=1000) - expected).abs().max() < 1e-4 * expected.std()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_outputs_agree_on_cuda_in_bfloat16(name: str) -> None:
+    model, io = load_case(name)
+    curves = find_curves(model, io)
+    model, io = model.cuda(), {key: value.cuda() for key, value in io.items()}
+    levels = model.hierarchy(io["grid_coord"], torch.tensor([len(io["feat"])]), curves)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        upcast = model(io["feat"], levels)
+        heads = {head: model.project(upcast, head) for head in model.config.heads}
+    for found, expected in [(upcast, io["upcast"]), *((heads[h], io[f"head_{h}"]) for h in heads)]:
+        cosine = torch.nn.functional.cosine_similarity(found.float(), expected, dim=1)
+        assert cosine.mean() > 0.999
+        assert cosine.quantile(0.01) > 0.995
+
+
+def test_release_size_model_has_the_released_keys() -> None:
+    expected = json.loads((PARITY / "chorus_3dgs_release_keys.json").read_text())
+    with torch.device("meta"):
+        state = ChorusModel(ModelConfig()).state_dict()
+    assert {key: list(value.shape) for key, value in state.items()} == expected

@@ -1,0 +1,482 @@
+"""Bags as robots record them, written here through rosbags: both storages, raw and compressed, all sources of poses."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from scipy.spatial.transform import Rotation
+
+from chorus_core.io.bag_topics import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY, POSE, TF, choose_image_topics
+from chorus_core.io.rgbd import BagTopics, RgbdSequence, SequenceError, open_sequence
+from chorus_core.io.rosbag import RosbagSequence
+
+STORE = get_typestore(Stores.ROS2_JAZZY)
+TYPES = STORE.types
+WIDTH, HEIGHT, COUNT, PERIOD, START = 32, 24, 5, 0.1, 1_700_000_000.0
+COLOR, DEPTH, INFO = "/camera/color/image_raw", "/camera/aligned_depth_to_color/image_raw", "/camera/color/camera_info"
+OPTICAL = "camera_color_optical_frame"
+
+BASE_FROM_CAMERA = np.eye(4)
+BASE_FROM_CAMERA[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+BASE_FROM_CAMERA[:3, 3] = 0.2, 0.0, 1.1
+
+
+def odom_from_base(time: float) -> np.ndarray:
+    """Where the robot is ``time`` seconds after the start: constant speed and turn rate, so interpolation is exact."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("z", 0.7 * time).as_matrix()
+    pose[:3, 3] = 0.5 * time, -0.2 * time, 0
+    return pose
+
+
+def color_of(index: int) -> np.ndarray:
+    return np.full((HEIGHT, WIDTH, 3), (200, 30 * index, 60), np.uint8)
+
+
+def depth_of(index: int) -> np.ndarray:
+    depth = np.full((HEIGHT, WIDTH), 1.0 + index / 8, np.float32)
+    depth[:, 0] = 0
+    return depth
+
+
+def stamp_of(index: float) -> float:
+    return START + index * PERIOD
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def header(stamp: float, frame: str):
+    nanoseconds = round((stamp - START) * 1e9) + int(START) * 1_000_000_000
+    time = TYPES["builtin_interfaces/msg/Time"](nanoseconds // 10**9, nanoseconds % 10**9)
+    return TYPES["std_msgs/msg/Header"](time, frame)
+
+
+def quaternion(matrix: np.ndarray):
+    return TYPES["geometry_msgs/msg/Quaternion"](*map(float, Rotation.from_matrix(matrix[:3, :3]).as_quat()))
+
+
+def raw_image(stamp: float, encoding: str, image: np.ndarray, frame: str = OPTICAL):
+    data = np.frombuffer(image.tobytes(), np.uint8)
+    return TYPES[IMAGE](header(stamp, frame), *image.shape[:2], encoding, 0, image[0].nbytes, data)
+
+
+def compressed_image(stamp: float, format_: str, content: bytes):
+    return TYPES[COMPRESSED_IMAGE](header(stamp, OPTICAL), format_, np.frombuffer(content, np.uint8))
+
+
+def camera_info(stamp: float, fx: float = 30.0):
+    k = np.array([fx, 0, 15.5, 0, 31.0, 11.5, 0, 0, 1.0])
+    p = np.array([40.0, 0, 15, 0, 0, 41.0, 11, 0, 0, 0, 1, 0])
+    roi = TYPES["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    return TYPES[CAMERA_INFO](
+        header(stamp, OPTICAL), HEIGHT, WIDTH, "plumb_bob", np.zeros(5), k, np.eye(3).reshape(-1), p, 0, 0, roi
+    )
+
+
+def tf(stamp: float, parent: str, child: str, matrix: np.ndarray):
+    translation = TYPES["geometry_msgs/msg/Vector3"](*map(float, matrix[:3, 3]))
+    transform = TYPES["geometry_msgs/msg/Transform"](translation, quaternion(matrix))
+    return TYPES[TF]([TYPES["geometry_msgs/msg/TransformStamped"](header(stamp, parent), child, transform)])
+
+
+def pose_of(matrix: np.ndarray):
+    return TYPES["geometry_msgs/msg/Pose"](
+        TYPES["geometry_msgs/msg/Point"](*map(float, matrix[:3, 3])), quaternion(matrix)
+    )
+
+
+def odometry(stamp: float, matrix: np.ndarray, child: str = "base_link"):
+    zero = TYPES["geometry_msgs/msg/Vector3"](0.0, 0.0, 0.0)
+    pose = TYPES["geometry_msgs/msg/PoseWithCovariance"](pose_of(matrix), np.zeros(36))
+    twist = TYPES["geometry_msgs/msg/TwistWithCovariance"](TYPES["geometry_msgs/msg/Twist"](zero, zero), np.zeros(36))
+    return TYPES[ODOMETRY](header(stamp, "odom"), child, pose, twist)
+
+
+def pose_stamped(stamp: float, matrix: np.ndarray):
+    return TYPES[POSE](header(stamp, "world"), pose_of(matrix))
+
+
+# --- bags -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Recording:
+    """Messages by topic, to be changed by a test before they are written."""
+
+    messages: list[tuple[str, str, float, object]] = field(default_factory=list)
+
+    def add(self, topic: str, stamp: float, message: object) -> None:
+        self.messages.append((topic, message.__msgtype__, stamp, message))
+
+    def write(self, folder: Path, storage=StoragePlugin.MCAP, mode=CompressionMode.NONE) -> Path:
+        writer = Writer(folder, version=9, storage_plugin=storage)
+        writer.set_compression(mode, CompressionFormat.ZSTD)
+        with writer:
+            connections = {}
+            for topic, kind, stamp, message in sorted(self.messages, key=lambda m: m[2]):
+                if topic not in connections:
+                    connections[topic] = writer.add_connection(topic, kind, typestore=STORE)
+                raw = message.raw if isinstance(message, Raw) else STORE.serialize_cdr(message, kind)
+                writer.write(connections[topic], round(stamp * 1e9), raw)
+        return folder
+
+
+@dataclass
+class Raw:
+    """Bytes in place of a message."""
+
+    raw: bytes
+    __msgtype__: str = IMAGE
+
+
+def with_images(images: str = "raw", depth: str = "16UC1", lag: float = 0.004) -> Recording:
+    """Colour ``lag`` seconds after depth, calibration with colour."""
+    recording = Recording()
+    for i in range(COUNT):
+        stamp, metres = stamp_of(i), depth_of(i)
+        millimetres = np.round(metres * 1000).astype(np.uint16)
+        if images == "raw":
+            pixels = millimetres if depth == "16UC1" else np.where(metres > 0, metres, np.nan).astype(np.float32)
+            recording.add(COLOR, stamp + lag, raw_image(stamp + lag, "bgr8", color_of(i)[:, :, ::-1]))
+            recording.add(DEPTH, stamp, raw_image(stamp, depth, pixels))
+        else:
+            jpeg = cv2.imencode(".jpg", color_of(i)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+            quant_a, quant_b = (0.0, 0.0) if depth == "16UC1" else (10100.0, -1009.0)
+            coded = millimetres
+            if depth == "32FC1":
+                coded = np.where(metres > 0, quant_a / np.maximum(metres, 0.1) + quant_b, 0).round().astype(np.uint16)
+            png = struct.pack("<iff", 0, quant_a, quant_b) + cv2.imencode(".png", coded)[1].tobytes()
+            recording.add(
+                f"{COLOR}/compressed", stamp + lag, compressed_image(stamp + lag, "rgb8; jpeg compressed bgr8", jpeg)
+            )
+            recording.add(f"{DEPTH}/compressedDepth", stamp, compressed_image(stamp, f"{depth}; compressedDepth", png))
+        recording.add(INFO, stamp + lag, camera_info(stamp + lag))
+    return recording
+
+
+def with_tf(recording: Recording) -> Recording:
+    """The robot's pose at times between those of the images; the camera's mount static."""
+    recording.add("/tf_static", START - 1, tf(START - 1, "base_link", OPTICAL, BASE_FROM_CAMERA))
+    for i in np.arange(-0.5, COUNT + 1):
+        recording.add("/tf", stamp_of(i), tf(stamp_of(i), "odom", "base_link", odom_from_base(i * PERIOD)))
+    return recording
+
+
+def check_frames(sequence: RgbdSequence, depth_tolerance: float = 1e-3) -> None:
+    frames = list(sequence)
+    assert len(frames) == len(sequence) == COUNT
+    for i, frame in enumerate(frames):
+        assert np.abs(frame.color.astype(int) - color_of(i)).max() <= 4
+        np.testing.assert_allclose(frame.depth, depth_of(i), atol=depth_tolerance)
+        np.testing.assert_allclose(frame.world_from_camera, odom_from_base(i * PERIOD) @ BASE_FROM_CAMERA, atol=1e-6)
+        assert frame.stamp == pytest.approx(stamp_of(i), abs=1e-6)
+        k = frame.intrinsics
+        assert (k.fx, k.fy, k.cx, k.cy, k.width, k.height) == (30, 31, 15.5, 11.5, WIDTH, HEIGHT)
+    for i in (2, 0, -1):
+        again = sequence[i]
+        np.testing.assert_array_equal(again.depth, frames[i].depth)
+        np.testing.assert_array_equal(again.color, frames[i].color)
+
+
+# --- tests ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+@pytest.mark.parametrize(("images", "depth"), [(i, d) for i in ("raw", "compressed") for d in ("16UC1", "32FC1")])
+def test_every_storage_and_encoding(tmp_path, storage, images, depth):
+    folder = with_tf(with_images(images, depth)).write(tmp_path / "bag", storage)
+    sequence = open_sequence(folder)
+    assert isinstance(sequence, RgbdSequence)
+    assert (sequence.world_frame, sequence.camera_frame) == ("odom", OPTICAL)
+    check_frames(sequence, 2e-3)
+    assert not sequence.dropped
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+@pytest.mark.parametrize("alone", [False, True])
+def test_without_metadata(tmp_path, storage, alone):
+    folder = with_tf(with_images()).write(tmp_path / "bag", storage)
+    (folder / "metadata.yaml").unlink()
+    check_frames(open_sequence(next(folder.iterdir()) if alone else folder))
+
+
+@pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
+def test_zstd_compressed_sqlite(tmp_path, mode):
+    check_frames(open_sequence(with_tf(with_images()).write(tmp_path / "bag", StoragePlugin.SQLITE3, mode)))
+
+
+def test_pose_from_odometry_joined_with_static_tf(tmp_path):
+    recording = with_images()
+    recording.add("/tf_static", START - 1, tf(START - 1, "base_link", OPTICAL, BASE_FROM_CAMERA))
+    for i in np.arange(-0.5, COUNT + 1):
+        recording.add("/odom", stamp_of(i), odometry(stamp_of(i), odom_from_base(i * PERIOD)))
+    check_frames(open_sequence(recording.write(tmp_path / "bag")))
+
+
+def test_odometry_goes_on_where_moving_joints_end(tmp_path):
+    recording = with_images()
+    for i in np.arange(-0.5, COUNT + 1):
+        recording.add("/odom", stamp_of(i), odometry(stamp_of(i), odom_from_base(i * PERIOD)))
+        recording.add("/tf", stamp_of(i), tf(stamp_of(i), "base_link", OPTICAL, BASE_FROM_CAMERA))
+    check_frames(open_sequence(recording.write(tmp_path / "bag")))
+
+
+def test_told_odometry_wins_over_tf(tmp_path):
+    recording = with_tf(with_images())
+    for i in np.arange(-0.5, COUNT + 1):
+        recording.add("/vio", stamp_of(i), odometry(stamp_of(i), np.eye(4)))
+    sequence = open_sequence(recording.write(tmp_path / "bag"), BagTopics(pose="/vio"))
+    np.testing.assert_allclose(sequence[3].world_from_camera, BASE_FROM_CAMERA, atol=1e-9)
+
+
+def test_pose_stamped_is_of_the_camera(tmp_path):
+    recording = with_images()
+    for i in np.arange(-0.5, COUNT + 1):
+        recording.add("/slam/pose", stamp_of(i), pose_stamped(stamp_of(i), odom_from_base(i * PERIOD)))
+    sequence = open_sequence(recording.write(tmp_path / "bag"))
+    assert sequence.world_frame == "world"
+    np.testing.assert_allclose(sequence[2].world_from_camera, odom_from_base(2 * PERIOD), atol=1e-6)
+
+
+def test_world_frame_can_be_told(tmp_path):
+    recording = with_tf(with_images())
+    map_from_odom = odom_from_base(9.0)
+    recording.add("/tf_static", START - 1, tf(START - 1, "map", "odom", map_from_odom))
+    folder = recording.write(tmp_path / "bag")
+    in_map = open_sequence(folder)
+    in_odom = open_sequence(folder, BagTopics(world_frame="odom"))
+    assert (in_map.world_frame, in_odom.world_frame) == ("map", "odom")
+    np.testing.assert_allclose(in_map[1].world_from_camera, map_from_odom @ in_odom[1].world_from_camera, atol=1e-9)
+    with pytest.raises(SequenceError, match="unknown frame 'moon'"):
+        open_sequence(folder, BagTopics(world_frame="moon"))
+
+
+def test_frames_without_partner_or_pose_are_counted(tmp_path):
+    recording = with_tf(with_images())
+    late = stamp_of(COUNT - 1)
+    recording.messages = [
+        m
+        for m in recording.messages
+        if not (m[0] == DEPTH and m[2] == stamp_of(1)) and not (m[0] == "/tf" and m[2] > late)
+    ]
+    sequence = open_sequence(recording.write(tmp_path / "bag"))
+    assert sequence.dropped == {"no depth in time": 1, "no pose": 1}
+    assert [f.stamp for f in sequence] == pytest.approx([stamp_of(i) for i in (0, 2, 3)], abs=1e-6)
+
+
+def test_slop(tmp_path):
+    folder = with_tf(with_images(lag=0.03)).write(tmp_path / "bag")
+    with pytest.raises(SequenceError, match="no depth in time: 5"):
+        open_sequence(folder)
+    check_frames(RosbagSequence(folder, slop=0.035))
+
+
+def test_messages_recorded_out_of_order(tmp_path):
+    """Depth half a second late on the wire: paired by header, handed out in order."""
+    recording = with_tf(with_images())
+    recording.messages = [(t, k, s + 0.5 * (t == DEPTH), m) for t, k, s, m in recording.messages]
+    check_frames(open_sequence(recording.write(tmp_path / "bag")))
+
+
+def test_damaged_messages_are_dropped_and_counted(tmp_path):
+    recording = with_tf(with_images())
+    changed = {1: raw_image(stamp_of(1) + 0.004, "yuv422", color_of(1)), 2: Raw(b"\x00\x01\x00\x00\x05")}
+    for n, (topic, kind, stamp, _) in enumerate(recording.messages):
+        if topic == COLOR and (i := round((stamp - 0.004 - START) / PERIOD)) in changed:
+            recording.messages[n] = (topic, kind, stamp, changed[i])
+    sequence = open_sequence(recording.write(tmp_path / "bag"))
+    assert sequence.dropped == {"message not readable": 1}
+    assert [f.stamp for f in sequence] == pytest.approx([stamp_of(i) for i in (0, 3, 4)], abs=1e-6)
+    assert sequence.dropped == {"message not readable": 1, "damaged": 1}
+    with pytest.raises(SequenceError, match="encoding 'yuv422'"):
+        sequence[1]
+
+
+def test_unregistered_depth_is_refused_and_smaller_depth_accepted(tmp_path):
+    for shape, fits in (((12, 16), True), ((24, 40), False)):
+        recording = with_tf(with_images())
+        small = np.full(shape, 1500, np.uint16)
+        for n, (topic, kind, stamp, _) in enumerate(recording.messages):
+            if topic == DEPTH:
+                recording.messages[n] = (topic, kind, stamp, raw_image(stamp, "16UC1", small))
+        sequence = open_sequence(recording.write(tmp_path / f"bag{fits}"))
+        if fits:
+            frame = sequence[0]
+            assert frame.color.shape == (12, 16, 3) and frame.intrinsics.fx == 15
+        else:
+            with pytest.raises(SequenceError, match="registered to the colour camera"):
+                list(sequence)
+
+
+def test_calibration_that_changes(tmp_path):
+    recording = with_tf(with_images())
+    for n, (topic, kind, stamp, _) in enumerate(recording.messages):
+        if topic == INFO and stamp > stamp_of(2):
+            recording.messages[n] = (topic, kind, stamp - 0.004, camera_info(stamp - 0.004, fx=50.0))
+    sequence = open_sequence(recording.write(tmp_path / "bag"))
+    assert [f.intrinsics.fx for f in sequence] == [30, 30, 50, 50, 50]
+
+
+def test_zero_calibration(tmp_path):
+    recording = with_tf(with_images())
+    recording.messages = [(t, k, s, camera_info(s, fx=0.0) if t == INFO else m) for t, k, s, m in recording.messages]
+    with pytest.raises(SequenceError, match=r"no usable message on /camera/color/camera_info: .*fx, fy > 0"):
+        open_sequence(recording.write(tmp_path / "bag"))
+
+
+def test_bad_transforms_are_counted_not_fatal(tmp_path):
+    recording = with_tf(with_images())
+    broken = tf(stamp_of(1.2), "odom", "base_link", np.eye(4))
+    broken.transforms[0].transform.rotation.w = 0.0
+    recording.add("/tf", stamp_of(1.2), broken)
+    sequence = open_sequence(recording.write(tmp_path / "bag"))
+    check_frames(sequence)
+    assert sequence.dropped == {"transform not usable": 1}
+
+
+def test_no_pose_at_all(tmp_path):
+    with pytest.raises(SequenceError, match=r"no source of poses"):
+        open_sequence(with_images().write(tmp_path / "bag"))
+
+
+@pytest.mark.parametrize("topic", [COLOR, DEPTH, INFO])
+def test_missing_topic_is_named_with_those_there_are(tmp_path, topic):
+    recording = with_tf(with_images())
+    recording.messages = [m for m in recording.messages if m[0] != topic]
+    name = {COLOR: "color", DEPTH: "depth", INFO: "camera_info"}[topic]
+    with pytest.raises(SequenceError, match=rf"no {name} topic .*topics are: .*/tf \(tf2_msgs/msg/TFMessage\)"):
+        open_sequence(recording.write(tmp_path / "bag"))
+
+
+@pytest.mark.parametrize(
+    ("topics", "message"),
+    [
+        (BagTopics(color="/none"), "color topic '/none' has no messages: expected sensor_msgs/msg/Image"),
+        (BagTopics(depth=INFO), "depth topic '/camera/color/camera_info' is sensor_msgs/msg/CameraInfo"),
+        (BagTopics(pose=COLOR), "pose topic .* is sensor_msgs/msg/Image: expected tf2_msgs"),
+        (BagTopics(camera_frame="nose"), "no source of poses"),
+    ],
+)
+def test_wrongly_told_topics(tmp_path, topics, message):
+    with pytest.raises(SequenceError, match=message):
+        open_sequence(with_tf(with_images()).write(tmp_path / "bag"), topics)
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.3, 0.6, 0.98])
+def test_cut_short(tmp_path, storage, keep):
+    """The storage libraries raise whatever they meet first; here it is one kind of error, or the frames before it."""
+    folder = with_tf(with_images()).write(tmp_path / "bag", storage)
+    file = next(p for p in folder.iterdir() if p.suffix in (".mcap", ".db3"))
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep * len(content))])
+    try:
+        for frame in open_sequence(folder):
+            index = round((frame.stamp - START) / PERIOD)
+            np.testing.assert_allclose(frame.depth, depth_of(index), atol=1e-3)
+    except SequenceError as error:
+        assert str(tmp_path) in str(error)
+    else:
+        assert keep > 0.9
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+def test_garbled(tmp_path, storage):
+    folder = with_tf(with_images()).write(tmp_path / "bag", storage)
+    file = next(p for p in folder.iterdir() if p.suffix in (".mcap", ".db3"))
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 5000] = bytes(5000)
+    file.write_bytes(content)
+    with contextlib.suppress(SequenceError):
+        assert len(list(open_sequence(folder))) <= COUNT
+
+
+def test_bad_metadata(tmp_path):
+    (tmp_path / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
+    with pytest.raises(SequenceError, match="not a readable rosbag2 recording"):
+        open_sequence(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("topics", "expected"),
+    [
+        # realsense2_camera
+        (
+            [
+                "/camera/color/image_raw",
+                "/camera/color/image_raw/compressed",
+                "/camera/depth/image_rect_raw",
+                "/camera/aligned_depth_to_color/image_raw",
+                "/camera/infra1/image_rect_raw",
+                "/camera/color/camera_info",
+                "/camera/depth/camera_info",
+                "/camera/aligned_depth_to_color/camera_info",
+            ],
+            (
+                "/camera/color/image_raw",
+                "/camera/aligned_depth_to_color/image_raw",
+                "/camera/color/camera_info",
+            ),
+        ),
+        # openni_launch, as in the TUM bags
+        (
+            [
+                "/camera/rgb/image_color",
+                "/camera/depth_registered/image",
+                "/camera/depth/image",
+                "/camera/rgb/camera_info",
+                "/camera/depth/camera_info",
+            ],
+            ("/camera/rgb/image_color", "/camera/depth_registered/image", "/camera/rgb/camera_info"),
+        ),
+        # zed_wrapper
+        (
+            [
+                "/zed/zed_node/left/image_rect_color/compressed",
+                "/zed/zed_node/rgb/image_rect_color/compressed",
+                "/zed/zed_node/depth/depth_registered/compressedDepth",
+                "/zed/zed_node/depth/depth_registered/compressed",
+                "/zed/zed_node/confidence/confidence_map",
+                "/zed/zed_node/rgb/camera_info",
+                "/zed/zed_node/depth/camera_info",
+            ],
+            (
+                "/zed/zed_node/rgb/image_rect_color/compressed",
+                "/zed/zed_node/depth/depth_registered/compressedDepth",
+                "/zed/zed_node/rgb/camera_info",
+            ),
+        ),
+        # a simulator with labels beside the colours
+        (
+            ["/image", "/labels/image", "/depth", "/camera_info"],
+            ("/image", "/depth", "/camera_info"),
+        ),
+    ],
+)
+def test_topics_of_common_drivers(topics, expected):
+    def kind(topic: str) -> str:
+        if topic.endswith("camera_info"):
+            return CAMERA_INFO
+        return COMPRESSED_IMAGE if "compressed" in topic else IMAGE
+
+    chosen = choose_image_topics({topic: kind(topic) for topic in topics}, BagTopics())
+    assert (chosen.color, chosen.depth, chosen.camera_info) == expected
+
+
+def test_rectified_images_take_the_projection_matrix(tmp_path):
+    recording = with_tf(with_images())
+    recording.messages = [
+        ("/camera/color/image_rect" if t == COLOR else t, k, s, m) for t, k, s, m in recording.messages
+    ]
+    intrinsics = open_sequence(recording.write(tmp_path / "bag"))[0].intrinsics
+    assert (intrinsics.fx, intrinsics.cx) == (40, 15)

@@ -1,0 +1,193 @@
+"""The transform buffer against an independent brute-force one, and against everything a live system does to it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation, Slerp
+
+from chorus_core.io.transform_buffer import TransformBuffer, TransformError, TransformNotYetError
+
+
+def rigid(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.random(rng=rng).as_matrix()
+    matrix[:3, 3] = rng.normal(size=3)
+    return matrix
+
+
+def translation(x: float) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[0, 3] = x
+    return matrix
+
+
+def brute_force_sample(samples: dict[float, np.ndarray], stamp: float) -> np.ndarray:
+    """Linear and spherical interpolation, the latter by scipy's Slerp."""
+    if stamp in samples:
+        return samples[stamp]
+    before = max(s for s in samples if s < stamp)
+    after = min(s for s in samples if s > stamp)
+    f = (stamp - before) / (after - before)
+    a, b = samples[before], samples[after]
+    slerp = Slerp([before, after], Rotation.from_matrix([a[:3, :3], b[:3, :3]]))
+    matrix = np.eye(4)
+    matrix[:3, :3] = slerp(stamp).as_matrix()
+    matrix[:3, 3] = a[:3, 3] + f * (b[:3, 3] - a[:3, 3])
+    return matrix
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_against_brute_force(data):
+    """A random tree with moving and static edges, samples in random order, lookups between random frames."""
+    count = data.draw(st.integers(2, 7), "frames")
+    parents = {f"f{i}": f"f{data.draw(st.integers(0, i - 1))}" for i in range(1, count)}
+    static = {child: data.draw(st.booleans(), f"{child} static") for child in parents}
+    buffer = TransformBuffer(history=math.inf)
+    edges: dict[str, dict[float, np.ndarray]] = {}
+    for i, (child, parent) in enumerate(parents.items()):
+        stamps = data.draw(st.permutations([0.0, 0.5, 1.25, 2.0, 3.0]), child)
+        edges[child] = {s: rigid(100 * i + int(4 * s)) for s in stamps}
+        for stamp in stamps[:1] if static[child] else stamps:
+            buffer.set_transform(parent, child, stamp, edges[child][stamp], static=static[child])
+        if static[child]:
+            edges[child] = {math.inf: edges[child][stamps[0]]}
+    stamp = data.draw(st.floats(0, 3), "stamp")
+
+    def root_from(frame: str) -> np.ndarray:
+        matrix = np.eye(4)
+        while frame in parents:
+            edge = edges[frame]
+            matrix = (edge[math.inf] if static[frame] else brute_force_sample(edge, stamp)) @ matrix
+            frame = parents[frame]
+        return matrix
+
+    target, source = (f"f{data.draw(st.integers(0, count - 1))}" for _ in range(2))
+    expected = np.linalg.inv(root_from(target)) @ root_from(source)
+    np.testing.assert_allclose(buffer.lookup(target, source, stamp), expected, atol=1e-6)
+
+
+def test_only_the_edges_on_the_way_need_data():
+    buffer = TransformBuffer()
+    buffer.set_transform("map", "odom", 1.0, translation(100.0))
+    buffer.set_transform("odom", "base", 50.0, translation(1.0))
+    buffer.set_transform("base", "camera", 0.0, translation(0.5), static=True)
+    assert buffer.lookup("odom", "camera", 50.0)[0, 3] == 1.5
+    with pytest.raises(TransformNotYetError):
+        buffer.lookup("map", "camera", 50.0)
+
+
+def test_no_extrapolation_beyond_the_tolerance():
+    buffer = TransformBuffer(tolerance=0.05)
+    for stamp in (1.0, 2.0):
+        buffer.set_transform("odom", "base", stamp, translation(stamp))
+    assert buffer.lookup("odom", "base", 2.04)[0, 3] == 2.0
+    assert buffer.lookup("odom", "base", 0.96)[0, 3] == 1.0
+    with pytest.raises(TransformNotYetError, match=r"'odom' from 'base' at 2\.060000 s: 0\.060 s after .* 2\.000000"):
+        buffer.lookup("odom", "base", 2.06)
+    with pytest.raises(TransformError, match=r"0\.060 s before the oldest sample") as caught:
+        buffer.lookup("odom", "base", 0.94)
+    assert not isinstance(caught.value, TransformNotYetError)
+
+
+def test_history_is_bounded():
+    buffer = TransformBuffer(history=2.0)
+    for stamp in range(1000):
+        buffer.set_transform("odom", "base", stamp / 10, translation(stamp))
+    assert len(buffer._edges["base"].stamps) == 21
+    assert buffer.lookup("odom", "base", 97.95)[0, 3] == pytest.approx(979.5)
+    with pytest.raises(TransformError, match="before the oldest"):
+        buffer.lookup("odom", "base", 97.5)
+
+
+def test_late_sample_takes_its_place_and_repeated_one_replaces():
+    buffer = TransformBuffer()
+    for stamp, x in ((1.0, 0.0), (3.0, 0.0), (2.0, 7.0), (3.0, 1.0)):
+        buffer.set_transform("odom", "base", stamp, translation(x))
+    assert buffer.lookup("odom", "base", 2.0)[0, 3] == 7.0
+    assert buffer.lookup("odom", "base", 2.5)[0, 3] == 4.0
+
+
+def test_clock_set_back_starts_over():
+    buffer = TransformBuffer(history=10.0)
+    for stamp in (1000.0, 1001.0):
+        buffer.set_transform("odom", "base", stamp, translation(1.0))
+    buffer.set_transform("base", "camera", 0.0, translation(0.5), static=True)
+    for stamp in (5.0, 6.0):
+        buffer.set_transform("odom", "base", stamp, translation(2.0))
+    assert buffer.lookup("odom", "camera", 5.5)[0, 3] == 2.5
+    with pytest.raises(TransformNotYetError):
+        buffer.lookup("odom", "base", 1000.0)
+
+
+def test_clear_keeps_static_transforms():
+    buffer = TransformBuffer()
+    buffer.set_transform("odom", "base", 1.0, translation(1.0))
+    buffer.set_transform("base", "camera", 0.0, translation(0.5), static=True)
+    buffer.clear()
+    assert buffer.lookup("base", "camera", 123.0)[0, 3] == 0.5
+    with pytest.raises(TransformError, match="unknown frame 'odom'"):
+        buffer.lookup("odom", "camera", 1.0)
+
+
+def test_unknown_and_unconnected_frames_and_loops():
+    buffer = TransformBuffer()
+    with pytest.raises(TransformError, match="unknown frame 'a', 'b'; known are: none"):
+        buffer.lookup("a", "b", 0.0)
+    buffer.set_transform("/map", "base", 0.0, np.eye(4))
+    buffer.set_transform("other", "thing", 0.0, np.eye(4))
+    np.testing.assert_array_equal(buffer.lookup("map", "/base", 0.0), np.eye(4))
+    with pytest.raises(TransformError, match="not connected"):
+        buffer.lookup("map", "thing", 0.0)
+    buffer.set_transform("base", "map", 0.0, np.eye(4))
+    with pytest.raises(TransformError, match="loop: base -> map -> base"):
+        buffer.lookup("other", "base", 0.0)
+
+
+def test_new_parent_replaces_the_old_one():
+    buffer = TransformBuffer()
+    buffer.set_transform("odom", "base", 1.0, translation(1.0))
+    buffer.set_transform("map", "base", 2.0, translation(2.0))
+    assert buffer.lookup("map", "base", 2.0)[0, 3] == 2.0
+    assert buffer.root("base") == "map" and buffer.moves("base")
+    assert buffer.frames() == ("base", "map")
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "stamp", "matrix", "message"),
+    [
+        ("", "base", 0.0, np.eye(4), "two different frame names"),
+        ("base", "/base", 0.0, np.eye(4), "two different frame names"),
+        ("odom", "base", math.nan, np.eye(4), "stamp nan"),
+        ("odom", "base", 0.0, np.full((4, 4), np.nan), "odom_from_base has non-finite"),
+        ("odom", "base", 0.0, np.zeros((4, 4)), "odom_from_base .*not a rotation"),
+        ("odom", "base", 0.0, np.eye(3), r"odom_from_base of shape \(3, 3\)"),
+    ],
+)
+def test_bad_transforms_are_refused(parent, child, stamp, matrix, message):
+    buffer = TransformBuffer()
+    with pytest.raises(TransformError, match=message):
+        buffer.set_transform(parent, child, stamp, matrix)
+    assert buffer.frames() == ()
+
+
+def test_bad_settings_and_stamps():
+    for settings_ in ({"history": 0.0}, {"history": math.nan}, {"tolerance": -1.0}):
+        with pytest.raises(ValueError, match="expected history"):
+            TransformBuffer(**settings_)
+    with pytest.raises(TransformError, match="stamp nan"):
+        TransformBuffer().lookup("a", "b", math.nan)
+
+
+def test_caller_may_reuse_its_matrix():
+    buffer = TransformBuffer()
+    matrix = translation(1.0)
+    buffer.set_transform("odom", "base", 0.0, matrix)
+    matrix[0, 3] = 9.0
+    assert buffer.lookup("odom", "base", 0.0)[0, 3] == 1.0

@@ -1,0 +1,42 @@
+"""Rates, staleness and drops as diagnostics show them."""
+
+from __future__ import annotations
+
+import pytest
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from chorus_ros.diagnostics import DropMonitor, StreamMonitor, diagnostic_array, map_status
+
+
+def test_rate_and_age() -> None:
+    monitor = StreamMonitor("color")
+    for i in range(31):
+        monitor.tick(100.0 + i / 30)
+    assert monitor.rate(101.0) == pytest.approx(30.0)
+    assert monitor.age(102.5) == pytest.approx(1.5)
+    assert monitor.rate(150.0) == 0.0
+
+
+def test_stale_streams() -> None:
+    monitor = StreamMonitor("color")
+    assert monitor.status(0.0, 5.0).level == DiagnosticStatus.STALE
+    monitor.tick(1.0)
+    assert monitor.status(2.0, 5.0).level == DiagnosticStatus.OK
+    assert monitor.status(9.0, 5.0).level == DiagnosticStatus.STALE
+
+
+def test_drops_warn_only_while_they_grow() -> None:
+    monitor = DropMonitor()
+    assert monitor.status({}).level == DiagnosticStatus.OK
+    grown = monitor.status({"no_pose": 3})
+    assert grown.level == DiagnosticStatus.WARN
+    assert "no_pose +3" in grown.message
+    assert monitor.status({"no_pose": 3}).level == DiagnosticStatus.OK
+
+
+def test_array_names_the_node() -> None:
+    array = diagnostic_array(Time(sec=1), "/perception_node", [map_status(10, 2, {"integrate": (1.0, 2.0)})])
+    (status,) = array.status
+    assert status.name == "/perception_node: map"
+    assert {v.key: v.value for v in status.values}["integrate (ms)"] == "p50 1.0, p99 2.0"

@@ -1,0 +1,138 @@
+"""The launch file as far as it can be checked without the launch packages: everything it names exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+
+from chorus_ros.node_config import TopicsConfig
+from chorus_ros.parameters import known_options
+
+
+@pytest.fixture(scope="module")
+def tree(repository: Path) -> ast.Module:
+    path = repository / "launch" / "perception.launch.py"
+    source = path.read_text(encoding="utf-8")
+    compile(source, str(path), "exec")
+    return ast.parse(source)
+
+
+def calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == name]
+
+
+def keywords(call: ast.Call) -> dict[str, ast.expr]:
+    return {k.arg: k.value for k in call.keywords if k.arg}
+
+
+def declared(tree: ast.Module) -> dict[str, ast.Call]:
+    return {call.args[0].value: call for call in calls(tree, "DeclareLaunchArgument")}
+
+
+def console_scripts(repository: Path) -> dict[str, str]:
+    text = (repository / "setup.py").read_text(encoding="utf-8")
+    return dict(re.findall(r'"(\w+) = ([\w.]+:\w+)"', text))
+
+
+def test_defines_the_entry_point(tree: ast.Module) -> None:
+    assert "generate_launch_description" in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+
+
+def test_only_names_that_launch_has(tree: ast.Module) -> None:
+    """Names and modules as documented for Humble to Rolling."""
+    public = {
+        "launch": {"LaunchDescription"},
+        "launch.actions": {"DeclareLaunchArgument", "ExecuteProcess"},
+        "launch.conditions": {"IfCondition"},
+        "launch.substitutions": {"LaunchConfiguration", "NotEqualsSubstitution", "PathJoinSubstitution"},
+        "launch_ros.actions": {"Node"},
+        "launch_ros.parameter_descriptions": {"ParameterValue"},
+        "launch_ros.substitutions": {"FindPackageShare"},
+    }
+    imported = {n.module: {a.name for a in n.names} for n in tree.body if isinstance(n, ast.ImportFrom)}
+    assert imported.keys() <= public.keys()
+    for module, names in imported.items():
+        assert names <= public[module]
+
+
+def test_every_argument_is_described_and_used(tree: ast.Module) -> None:
+    arguments = declared(tree)
+    assert {"params_file", "use_sim_time", "rviz", "bag", "namespace"} <= set(arguments)
+    for name, call in arguments.items():
+        assert {"default_value", "description"} <= set(keywords(call)), name
+    used = {call.args[0].value for call in calls(tree, "LaunchConfiguration")}
+    assert used == set(arguments)
+
+
+def test_executables_exist(tree: ast.Module, repository: Path) -> None:
+    scripts = console_scripts(repository)
+    nodes = {(k["package"].value, k["executable"].value) for k in map(keywords, calls(tree, "Node"))}
+    assert nodes == {("chorus_ros", "perception_node"), ("rviz2", "rviz2")}
+    for name in ("perception_node", "player_node", "chorus"):
+        module, function = scripts[name].split(":")
+        path = repository / Path(*module.split(".")).with_suffix(".py")
+        names = {n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)}
+        assert function in names
+
+
+def test_files_exist(tree: ast.Module, repository: Path) -> None:
+    named = [
+        [part.value for part in call.args[0].elts if isinstance(part, ast.Constant)]
+        for call in calls(tree, "PathJoinSubstitution")
+    ]
+    assert ["config", "perception.yaml"] in named
+    for parts in named:
+        assert repository.joinpath(*parts).is_file()
+
+
+def test_packages_are_dependencies(repository: Path, tree: ast.Module) -> None:
+    root = ElementTree.parse(repository / "package.xml").getroot()
+    depends = {e.text for e in root if e.tag.endswith("depend")}
+    assert {"launch", "launch_ros", "rviz2", "ros2bag", "sensor_msgs_py", "tf2_ros", "chorus_msgs"} <= depends
+    assert root.findtext("name") == "chorus_ros"
+
+
+def test_remapped_topics_are_the_defaults(tree: ast.Module) -> None:
+    """The left side of each remapping is a name that the node subscribes to by default."""
+    defaults = TopicsConfig()
+    subscribed = {defaults.color, defaults.depth, defaults.info, defaults.odometry, defaults.pose}
+    subscribed |= {f"{defaults.color}/compressed", f"{defaults.depth}/compressed", f"{defaults.depth}/compressedDepth"}
+    (assignment,) = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "remappings"
+    ]
+    assert {pair.elts[0].value for pair in assignment.value.elts} == subscribed
+    topics = {name: keywords(call)["default_value"].value for name, call in declared(tree).items() if "topic" in name}
+    assert set(topics.values()) <= subscribed
+
+
+def test_parameters_exist(tree: ast.Module) -> None:
+    known = {*known_options(), "use_sim_time"}
+    for node in map(keywords, calls(tree, "Node")):
+        for part in node["parameters"].elts:
+            if isinstance(part, ast.Dict):
+                assert {key.value for key in part.keys} <= known
+
+
+def test_rviz_shows_topics_of_the_node(repository: Path) -> None:
+    config = yaml.safe_load((repository / "rviz" / "perception.rviz").read_text(encoding="utf-8"))
+    displays = config["Visualization Manager"]["Displays"]
+    topics = {d["Topic"]["Value"] for d in displays if "Topic" in d}
+    assert {"chorus/semantic_cloud", "chorus/query_cloud", "chorus/objects"} <= topics
+    source = (repository / "chorus_ros" / "perception_node.py").read_text(encoding="utf-8")
+    for topic in topics:
+        namespace, _, name = topic.partition("/")
+        assert namespace == "camera" or f'"{name}"' in source
+
+
+@pytest.mark.skipif(importlib.util.find_spec("launch_ros") is None, reason="needs the launch packages of a ROS install")
+def test_launch_accepts_it(repository: Path) -> None:
+    spec = importlib.util.spec_from_file_location("perception_launch", repository / "launch" / "perception.launch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert len(module.generate_launch_description().entities) > 10

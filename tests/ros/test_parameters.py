@@ -1,0 +1,112 @@
+"""ROS parameters come from the dataclasses, and nothing else is accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import rclpy
+import rclpy.node
+import yaml
+
+from chorus_core.config import Config, ConfigError, flatten
+from chorus_ros.node_config import NodeConfig
+from chorus_ros.parameters import declare, known_options, parse_overrides, to_markdown, to_yaml
+
+
+def test_defaults_without_overrides() -> None:
+    assert parse_overrides({}) == (Config(), NodeConfig())
+
+
+def test_values_reach_both_configurations() -> None:
+    config, node_config = parse_overrides({"map.voxel_size": 0.04, "frames.source": "odometry", "use_sim_time": True})
+    assert config.map.voxel_size == 0.04
+    assert node_config.frames.source == "odometry"
+
+
+def test_names_are_unique_and_explained() -> None:
+    known = known_options()
+    assert len(known) > 25
+    assert all(option.help for option in known.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("map.voxelsize", 0.04, "unknown parameter map.voxelsize; did you mean map.voxel_size"),
+        ("zzz", 1, "unknown parameter zzz; known are"),
+        ("map.voxel_size", -1.0, "map.voxel_size = -1.0"),
+        ("map.voxel_size", "small", "map.voxel_size = 'small'"),
+        ("frames.source", "gps", "frames.source = 'gps'.*tf"),
+        ("sync.depth", 0, "sync.depth = 0"),
+    ],
+)
+def test_bad_parameters_are_named(name: str, value: object, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        parse_overrides({name: value})
+
+
+def test_shipped_file_is_current(repository: Path) -> None:
+    """Run ``python -m chorus_ros.parameters config/perception.yaml`` when this fails."""
+    assert (repository / "config" / "perception.yaml").read_text(encoding="utf-8") == to_yaml()
+
+
+def test_table_has_a_row_for_every_parameter() -> None:
+    rows = to_markdown().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(known_options())
+    assert all(row.count("|") == 4 for row in rows)
+
+
+def test_shipped_file_holds_every_default() -> None:
+    values = flatten(yaml.safe_load(to_yaml())["/**"]["ros__parameters"])
+    assert values == {name: option.default for name, option in known_options().items()}
+    assert parse_overrides(values) == (Config(), NodeConfig())
+
+
+class TestWithRclpy:
+    """What rclpy makes of the declarations."""
+
+    @pytest.fixture
+    def context(self):
+        context = rclpy.context.Context()
+        rclpy.init(context=context, domain_id=97)
+        yield context
+        rclpy.shutdown(context=context)
+
+    def declared(self, context, *arguments: str):
+        node = rclpy.node.Node("probe", context=context, cli_args=["--ros-args", *arguments])
+        try:
+            return node, declare(node)
+        finally:
+            node.destroy_node()
+
+    def test_declared_with_help_and_range(self, context) -> None:
+        node, (config, _) = self.declared(context, "-p", "map.voxel_size:=0.05")
+        assert config.map.voxel_size == 0.05
+        assert node.get_parameter("map.voxel_size").value == 0.05
+        descriptor = node.describe_parameter("map.voxel_size")
+        assert descriptor.read_only
+        assert descriptor.description == known_options()["map.voxel_size"].help
+        assert descriptor.floating_point_range[0].to_value == 1.0
+        assert set(known_options()) <= set(node._parameters)
+
+    def test_integer_for_a_float(self, context) -> None:
+        node, (config, _) = self.declared(context, "-p", "map.depth_max:=4")
+        assert config.map.depth_max == 4.0
+        assert node.get_parameter("map.depth_max").value == 4.0
+
+    def test_unknown_from_the_command_line(self, context) -> None:
+        with pytest.raises(ConfigError, match=r"map\.voxels"):
+            self.declared(context, "-p", "map.voxels:=1")
+
+    def test_unknown_from_a_file(self, context, tmp_path: Path) -> None:
+        path = tmp_path / "params.yaml"
+        path.write_text("/**:\n  ros__parameters:\n    encoder:\n      chekpoint: a\n")
+        with pytest.raises(ConfigError, match=r"encoder\.chekpoint; did you mean encoder\.checkpoint"):
+            self.declared(context, "--params-file", str(path))
+
+    def test_shipped_file_is_accepted(self, context, repository: Path) -> None:
+        _, (config, node_config) = self.declared(
+            context, "--params-file", str(repository / "config" / "perception.yaml")
+        )
+        assert (config, node_config) == (Config(), NodeConfig())

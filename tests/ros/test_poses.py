@@ -1,0 +1,190 @@
+"""Poses from messages: what the source answers for each way a robot may publish them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.machinery
+import sys
+import types
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseStamped, TransformStamped
+from nav_msgs.msg import Odometry
+from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
+
+from chorus_ros.conversions import pose_message, time_message, transform_message
+from chorus_ros.node_config import FramesConfig, NodeConfig
+from chorus_ros.poses import BufferedPoses, Tf2Poses, make_pose_source
+
+SECOND = 1_000_000_000
+
+
+class FakeNode:
+    """Takes subscriptions; messages are delivered by calling the callback of their topic."""
+
+    def __init__(self) -> None:
+        self.callbacks = {}
+
+    def create_subscription(self, kind, topic, callback, profile, callback_group=None) -> None:
+        self.callbacks[topic] = callback
+
+
+def shift(x: float, y: float = 0.0, z: float = 0.0) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = (x, y, z)
+    return matrix
+
+
+def tf(parent: str, child: str, stamp: float, matrix: np.ndarray) -> TFMessage:
+    header = Header(stamp=time_message(stamp), frame_id=parent)
+    return TFMessage(
+        transforms=[TransformStamped(header=header, child_frame_id=child, transform=transform_message(matrix))]
+    )
+
+
+class Bench:
+    """A source on a fake node, with what it reported."""
+
+    def __init__(self, **frames: str) -> None:
+        self.node, self.arrivals, self.rejected = FakeNode(), 0, []
+        config = dataclasses.replace(NodeConfig(), frames=FramesConfig(**frames))
+        self.source = BufferedPoses(self.node, config, None, self._arrive, lambda cause, e: self.rejected.append(cause))
+
+    def _arrive(self) -> None:
+        self.arrivals += 1
+
+    def send(self, topic: str, message: object) -> None:
+        self.node.callbacks[topic](message)
+
+    def odometry(self, stamp: float, matrix: np.ndarray, child: str = "base", parent: str = "odom") -> None:
+        message = Odometry(header=Header(stamp=time_message(stamp), frame_id=parent), child_frame_id=child)
+        message.pose.pose = pose_message(matrix)
+        self.send("odom", message)
+
+    def pose(self, stamp: float, matrix: np.ndarray) -> None:
+        header = Header(stamp=time_message(stamp), frame_id="world")
+        self.send("camera/pose", PoseStamped(header=header, pose=pose_message(matrix)))
+
+
+def test_tf_is_interpolated_and_composed() -> None:
+    bench = Bench(source="tf")
+    bench.send("/tf_static", tf("base", "camera", 0.0, shift(0, 0, 1)))
+    bench.send("/tf", tf("map", "base", 1.0, shift(0)))
+    assert bench.source.lookup("camera", round(1.5 * SECOND)) is None  # not yet
+    bench.send("/tf", tf("map", "base", 2.0, shift(2)))
+    np.testing.assert_allclose(bench.source.lookup("camera", round(1.5 * SECOND)), shift(1, 0, 1), atol=1e-9)
+    assert bench.arrivals == 3
+    assert bench.source.map_frame == "map"
+
+
+def test_missing_tf_says_what_is_missing() -> None:
+    bench = Bench(source="tf")
+    assert bench.source.lookup("camera", SECOND) is None
+    assert "camera" in bench.source.why_not()
+
+
+def test_odometry_with_extrinsics_from_tf() -> None:
+    bench = Bench(source="odometry")
+    assert bench.source.map_frame == ""
+    bench.send("/tf_static", tf("base", "camera", 0.0, shift(0.1)))
+    bench.odometry(1.0, shift(3))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3.1), atol=1e-9)
+    assert bench.source.map_frame == "odom"
+
+
+def test_odometry_with_extrinsics_from_the_parameter() -> None:
+    bench = Bench(source="odometry", base_from_camera="0 0 1.5 0 0 0 1")
+    bench.odometry(1.0, shift(3))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3, 0, 1.5), atol=1e-9)
+
+
+def test_odometry_without_extrinsics_has_no_answer() -> None:
+    bench = Bench(source="odometry")
+    bench.odometry(1.0, shift(3))
+    assert bench.source.lookup("camera", SECOND) is None
+
+
+def test_odometry_beside_tf_of_the_same_frames() -> None:
+    """Robots publish odom > base on both; the two must not disturb each other."""
+    bench = Bench(source="odometry", map="map")
+    bench.send("/tf_static", tf("map", "odom", 0.0, shift(10)))
+    bench.send("/tf_static", tf("base", "camera", 0.0, shift(0.1)))
+    bench.send("/tf", tf("odom", "base", 1.0, shift(99)))
+    bench.odometry(1.0, shift(3))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(13.1), atol=1e-9)
+
+
+def test_pose_of_the_camera_itself() -> None:
+    bench = Bench(source="pose")
+    bench.pose(1.0, shift(1, 2, 3))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(1, 2, 3), atol=1e-9)
+    assert bench.source.map_frame == "world"
+
+
+def test_pose_of_a_base() -> None:
+    bench = Bench(source="pose", base="base")
+    bench.send("/tf_static", tf("base", "camera", 0.0, shift(0.1)))
+    bench.pose(1.0, shift(1))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(1.1), atol=1e-9)
+
+
+def test_bad_poses_are_rejected_and_the_good_ones_stay() -> None:
+    bench = Bench(source="tf")
+    bench.send("/tf_static", tf("base", "camera", 0.0, shift(0)))
+    bench.send("/tf", tf("map", "base", 1.0, shift(1)))
+    broken = tf("map", "base", 1.5, shift(5))
+    broken.transforms[0].transform.rotation.w = float("nan")
+    bench.send("/tf", broken)
+    bench.send("/tf", tf("", "base", 1.6, shift(5)))
+    assert bench.rejected == ["bad_pose", "bad_pose"]
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(1), atol=1e-9)
+
+
+def test_reset_keeps_static_transforms() -> None:
+    bench = Bench(source="tf")
+    bench.send("/tf_static", tf("base", "camera", 0.0, shift(0, 0, 1)))
+    bench.send("/tf", tf("map", "base", 50.0, shift(1)))
+    bench.source.reset()
+    assert bench.source.lookup("camera", 50 * SECOND) is None
+    bench.send("/tf", tf("map", "base", 1.0, shift(2)))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(2, 0, 1), atol=1e-9)
+
+
+def test_bad_extrinsics_are_an_error_at_the_start() -> None:
+    with pytest.raises(ValueError, match=r"frames\.base_from_camera"):
+        Bench(source="odometry", base_from_camera="1 2 3")
+
+
+def test_tf2_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in that has tf2_ros's names and signatures."""
+
+    class TransformException(Exception):  # noqa: N818 - its name in tf2_ros
+        pass
+
+    class Buffer:
+        def __init__(self, cache_time=None) -> None:
+            self.cleared = False
+
+        def lookup_transform(self, target_frame, source_frame, time):
+            if time.nanoseconds > SECOND:
+                raise TransformException("extrapolation into the future")
+            assert (target_frame, source_frame) == ("map", "camera")
+            return tf(target_frame, source_frame, 1.0, shift(1, 2, 3)).transforms[0]
+
+        def clear(self) -> None:
+            self.cleared = True
+
+    module = types.ModuleType("tf2_ros")
+    module.__spec__ = importlib.machinery.ModuleSpec("tf2_ros", None)
+    module.Buffer, module.TransformException = Buffer, TransformException
+    module.TransformListener = lambda buffer, node, spin_thread: None
+    monkeypatch.setitem(sys.modules, "tf2_ros", module)
+    source = make_pose_source(FakeNode(), NodeConfig(), None, lambda: None, lambda cause, error: None)
+    assert isinstance(source, Tf2Poses)
+    np.testing.assert_allclose(source.lookup("camera", SECOND), shift(1, 2, 3), atol=1e-9)
+    assert source.lookup("camera", 2 * SECOND) is None
+    assert "future" in source.why_not()
+    source.reset()
+    assert source.map_frame == "map"

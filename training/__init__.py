@@ -1,0 +1,1 @@
+"""Offline side of the project: scene generation, pretraining, adaptation, evaluation."""

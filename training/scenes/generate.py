@@ -1,0 +1,145 @@
+"""``python -m training.scenes.generate``: labelled maps of random rooms, built by the map itself."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import multiprocessing
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from chorus_core.config import MapConfig
+from chorus_core.frames import RgbdFrame
+from chorus_core.gaussians import Gaussians
+from chorus_core.mapping import GaussianMap
+from training.scenes.assets import AssetLibrary, Split, Subset
+from training.scenes.camera import SensorModel, random_intrinsics, tour
+from training.scenes.compose import compose
+from training.scenes.label import LabelView, vote_labels
+from training.scenes.render import Scene, render_view
+from training.scenes.scene_file import save_scene
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What is made. ``split_seed`` decides what is held back and must be the same for every subset."""
+
+    assets: Path
+    out: Path
+    subset: Subset = "train"
+    seed: int = 0
+    split_seed: int = 0
+    voxel_size: tuple[float, float] = (0.02, 0.05)
+    views: tuple[int, int] = (30, 60)
+    max_gaussians: int = 80_000
+
+
+def scan(
+    scene: Scene, rng: np.random.Generator, views: int, stamp_step: float = 0.2
+) -> tuple[list[RgbdFrame], list[LabelView]]:
+    """Noisy frames of a tour through a scene, and the noise-free views with ground truth."""
+    intrinsics, sensor = random_intrinsics(rng), SensorModel.sample(rng)
+    frames, truth = [], []
+    for k, world_from_camera in enumerate(tour(scene, views, rng)):
+        view = render_view(scene, intrinsics, world_from_camera, rng)
+        color, depth = sensor.add_noise(view, rng)
+        noisy_pose = sensor.perturb(world_from_camera, rng)
+        frames.append(RgbdFrame(color, depth, intrinsics, noisy_pose, stamp_step * k))
+        truth.append(LabelView(view.depth, view.instance, intrinsics, world_from_camera))
+    return frames, truth
+
+
+def build_map(frames: list[RgbdFrame], voxel_size: float) -> GaussianMap:
+    """The map a robot would have after these frames; on one thread, since the order of Gaussians varies on several."""
+    built = GaussianMap(dataclasses.replace(MapConfig(), voxel_size=voxel_size, min_hits=1))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for frame in frames:
+            built.integrate(frame)
+    finally:
+        torch.set_num_threads(threads)
+    return built
+
+
+def crop(gaussians: Gaussians, count: int, rng: np.random.Generator) -> Gaussians:
+    """The ``count`` Gaussians nearest to a random one in plan (square window, full height), as an encoder's tile is."""
+    if len(gaussians) <= count:
+        return gaussians
+    center = gaussians.means[int(rng.integers(len(gaussians))), :2]
+    distance = (gaussians.means[:, :2] - center).abs().amax(dim=1)
+    return gaussians[distance.argsort(stable=True)[:count].sort().values]
+
+
+def generate_scene(config: GenerateConfig, library: AssetLibrary, split: Split, index: int) -> Path:
+    """Make and save one scene; the same configuration and index give the same scene."""
+    began = time.perf_counter()
+    rng = np.random.default_rng([config.seed, index])
+    scene, rooms = compose(library, split.allowed(config.subset), rng)
+    frames, truth = scan(scene, rng, int(rng.integers(config.views[0], config.views[1] + 1)))
+    voxel = float(np.exp(rng.uniform(*np.log(config.voxel_size))))
+    # A map with the default of two hits is a little cleaner than one with a single hit: train on both.
+    built = build_map(frames, voxel).export(min_hits=int(rng.integers(1, 3)))
+    gaussians = crop(built.gaussians, config.max_gaussians, rng)
+    labels = vote_labels(gaussians.means.numpy(), truth, len(scene.instances), tolerance=0.02 + voxel)
+    facts = {
+        "subset": config.subset, "seed": config.seed, "index": index, "voxel_size": round(voxel, 5),
+        "rooms": len(rooms), "views": len(frames), "gaussians": len(gaussians),
+        "labelled": round(float((labels >= 0).mean()), 4), "seconds": round(time.perf_counter() - began, 2),
+    }  # fmt: skip
+    path = config.out / f"{config.subset}_{config.seed:03d}_{index:05d}"
+    save_scene(path, gaussians, labels, scene.instances, facts)
+    return path
+
+
+_worker: tuple[GenerateConfig, AssetLibrary, Split]
+
+
+def _start_worker(config: GenerateConfig) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    library = AssetLibrary(config.assets)
+    _worker = config, library, Split.make(library, config.split_seed)
+
+
+def _work(index: int) -> Path:
+    return generate_scene(*_worker, index)
+
+
+def generate(config: GenerateConfig, scenes: int, workers: int) -> list[Path]:
+    """Make ``scenes`` scenes in ``workers`` processes."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    if workers <= 1:
+        _start_worker(config)
+        return [_work(k) for k in tqdm(range(scenes), desc="scenes")]
+    context = multiprocessing.get_context("spawn")  # torch and fork do not mix
+    with context.Pool(workers, _start_worker, (config,)) as pool:
+        return list(tqdm(pool.imap_unordered(_work, range(scenes)), total=scenes, desc="scenes"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--assets", type=Path, required=True, help="asset folder with manifest.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder the scenes are written to")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="which models may appear")
+    parser.add_argument("--scenes", type=int, required=True, help="number of scenes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random but the split")
+    parser.add_argument("--split-seed", type=int, default=0, help="seed of what is held back")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    arguments = parser.parse_args()
+    config = GenerateConfig(arguments.assets, arguments.out, arguments.split, arguments.seed, arguments.split_seed)
+    generate(config, arguments.scenes, arguments.workers)
+
+
+if __name__ == "__main__":
+    main()
