@@ -12,9 +12,10 @@ STAMPS := $(VENV)/.stamps
 INTERFACES := $(wildcard msg/package.xml msg/CMakeLists.txt msg/*/*.msg msg/*/*.srv scripts/interfaces/*/*.* \
                 scripts/interfaces/*/msg/*.msg) scripts/build_interfaces.py scripts/wheel_targets.cmake
 
-# An environment that was moved or copied holds paths of its old place: every step runs again (and finds most of it done).
-ifneq ($(shell cat "$(STAMPS)/location" 2>/dev/null),$(CURDIR))
-$(shell rm -rf "$(STAMPS)")
+# An environment that was moved or copied holds paths of its old place: it is made anew.
+MOVED := $(shell test -e "$(STAMPS)/location" && test "$$(cat "$(STAMPS)/location")" != "$(CURDIR)" && echo yes)
+ifeq ($(MOVED),yes)
+.PHONY: $(STAMPS)/venv
 endif
 
 .PHONY: venv interfaces demo test lint format clean
@@ -43,10 +44,10 @@ clean:
 
 $(STAMPS)/venv: scripts/check_host.sh
 	@sh scripts/check_host.sh "$(PYTHON)"
-	@"$(PY)" -c "import pip" 2>/dev/null || "$(PYTHON)" -m venv --clear "$(VENV)"
-	@mkdir -p "$(STAMPS)" && pwd > "$(STAMPS)/location" && touch "$@"
+	@test -z "$(MOVED)" && "$(PY)" -c "import pip" 2>/dev/null || "$(PYTHON)" -m venv --clear "$(VENV)"
+	@mkdir -p "$(STAMPS)" && echo "$(CURDIR)" > "$(STAMPS)/location" && touch "$@"
 
-$(STAMPS)/requirements: requirements.txt requirements-ros.txt requirements-dev.txt | $(STAMPS)/venv
+$(STAMPS)/requirements: requirements.txt requirements-ros.txt requirements-dev.txt $(STAMPS)/venv
 	"$(PY)" -m pip install -r requirements-dev.txt
 	@touch "$@"
 
@@ -55,5 +56,5 @@ $(STAMPS)/interfaces: $(INTERFACES) $(STAMPS)/requirements
 	@touch "$@"
 
 $(STAMPS)/project: setup.py setup.cfg package.xml $(STAMPS)/requirements
-	"$(PY)" -m pip install --quiet --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore "$(PY)" -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch "$@"

@@ -276,19 +276,11 @@ def cloud_message(
     )
 
 
-def object_instances(count: int, objects: Sequence[Any], rows: np.ndarray | None = None) -> np.ndarray:
-    """The place in ``objects`` of the object each point belongs to, int32 [count]; -1 is none.
-
-    Args:
-        count: points.
-        objects: with ``indices``: rows of the map, or of the points where ``rows`` is None.
-        rows: row of the map that each point is, ascending, int64 [count].
-    """
+def object_instances(count: int, objects: Sequence[Any]) -> np.ndarray:
+    """The place in ``objects`` of the object each of ``count`` points belongs to, int32 [count]; -1 is none."""
     instances = np.full(count, NO_INSTANCE, dtype=np.int32)
     for number, item in enumerate(objects):
-        indices = np.asarray(item.indices)
-        places = indices if rows is None else np.searchsorted(rows, indices)
-        instances[places[places < count]] = number
+        instances[np.asarray(item.indices, dtype=np.int64)] = number
     return instances
 
 

@@ -1,7 +1,7 @@
 """The node: frames in, the pipeline's map, labels and answers out.
 
-Callbacks run in four groups, so that none waits for a slower kind: ``inputs`` (cheap: pairing only), ``integration``,
-``services`` and ``reports``. Encoding runs in the pipeline's own thread.
+Callbacks run in groups, so that none waits for a slower kind: images (pairing only), poses, integration, services and
+reports. Encoding runs in the thread of the pipeline.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ class PerceptionNode(Node):
         self.create_subscription(
             CameraInfo, topics.info, partial(self._on_message, "info"), reading, callback_group=group
         )
-        self._poses = make_pose_source(self, self._settings, group, self._wake.trigger, self._reject)
+        # Apart from the images, whose bulk would hold the poses up.
+        poses = MutuallyExclusiveCallbackGroup()
+        self._poses = make_pose_source(self, self._settings, poses, self._wake.trigger, self._reject)
 
     def _on_message(self, stream: str, message: Any) -> None:
         """Pair one message; nothing is decoded here."""
@@ -185,20 +187,21 @@ class PerceptionNode(Node):
 
     def _publish_cloud(self) -> int:
         """The whole map with its labels; how many points."""
-        labelled = self._pipeline.labelled_map()
-        labels = labelled.labels.numpy()  # [N]
-        colors = (labelled.gaussians.colors.clamp(0, 1) * 255).round().byte().numpy()  # [N, 3]
+        labelled, _, instances = self._pipeline.semantics.objects()
+        labels = labelled.labels.cpu().numpy()  # [N]
         if self._settings.publish.cloud_color == "label":
-            palette = np.vstack([self._pipeline.vocabulary.colors, np.full((1, 3), 128, np.uint8)])  # -1: grey
-            colors = palette[labels]
+            palette = np.vstack([labelled.vocabulary.colors, np.full((1, 3), 128, np.uint8)])  # -1: grey
+            colors = palette[labels]  # [N, 3]
+        else:
+            colors = (labelled.gaussians.colors.clamp(0, 1) * 255).round().byte().cpu().numpy()  # [N, 3]
         self._cloud_out.publish(
             conversions.cloud_message(
                 self._map_header(labelled.stamp),
-                labelled.gaussians.means.numpy(),
+                labelled.gaussians.means.cpu().numpy(),
                 colors,
                 labels,
-                labelled.instances.numpy(),
-                labelled.confidence.numpy(),
+                instances,
+                labelled.confidence.cpu().numpy(),
             )
         )
         return len(labels)
@@ -206,11 +209,10 @@ class PerceptionNode(Node):
     def _report_objects(self) -> None:
         version = self._version()
         if self._objects_out.get_subscription_count() > 0 and self._map_frame and version != self._objects_shown:
-            vocabulary = self._pipeline.vocabulary
-            color_of = dict(zip(vocabulary.labels, vocabulary.colors.tolist(), strict=True))
-            objects = self._pipeline.objects()
-            header = self._map_header(self._pipeline.status().last_encode_stamp)
-            colors = [color_of.get(item.label, (255, 255, 255)) for item in objects]
+            labelled, objects, _ = self._pipeline.semantics.objects()
+            color_of = dict(zip(labelled.vocabulary.labels, labelled.vocabulary.colors.tolist(), strict=True))
+            colors = [color_of[item.label] for item in objects]
+            header = self._map_header(labelled.stamp)
             self._objects_out.publish(conversions.marker_messages(header, objects, colors))
             self._objects_shown = version
 

@@ -46,7 +46,7 @@ from chorus_ros.node_config import TopicsConfig
 
 _BAG_SUFFIXES = (".mcap", ".db3")
 _JPEG_QUALITY = 90
-_SETTLE = 0.5  # seconds between the first match and the first message, and after the last: DDS matches one side first
+_SETTLE = 1.0  # seconds without a new match before the first message, and after the last: DDS matches topic by topic
 
 BASE_FRAME, CAMERA_FRAME, ODOMETRY_FRAME, MAP_FRAME = "base_link", "camera_color_optical_frame", "odom", "map"
 # A base at the camera: x forward, y left, z up (REP 103) from x right, y down, z forward.
@@ -165,13 +165,18 @@ class PlayerNode(Node):
         self._clock_out = self.create_publisher(Clock, "/clock", qos.STREAM) if clock else None
 
     def wait_for_subscribers(self, timeout: float) -> bool:
-        """Whether somebody listens to a camera topic; waits for at most ``timeout`` seconds."""
+        """Whether somebody listens to a camera topic; waits for at most ``timeout`` seconds for that."""
         deadline = time.monotonic() + timeout
         while not any(p.get_subscription_count() for p in self._source.camera):
             if time.monotonic() > deadline or not self.context.ok():
                 return False
             time.sleep(0.05)
-        time.sleep(_SETTLE)
+        listeners, since = -1, 0.0
+        while self.context.ok() and time.monotonic() - since < _SETTLE:
+            count = sum(p.get_subscription_count() for p in self.publishers)
+            if count != listeners:
+                listeners, since = count, time.monotonic()
+            time.sleep(0.05)
         return True
 
     def play(self, rate: float = 1.0) -> None:

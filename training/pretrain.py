@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from chorus_core.encoder.checkpoint import write_model
@@ -74,8 +74,8 @@ class Trainer:
         self.elapsed = 0.0
         self.log: list[dict[str, float]] = []
 
-    def train_step(self, batch: Batch, targets: Sequence[TeacherTarget]) -> dict[str, float]:
-        """One update; returns the loss terms."""
+    def train_step(self, batch: Batch, targets: Sequence[TeacherTarget]) -> dict[str, Tensor]:
+        """One update; returns the loss terms, still on the device."""
         self._set_rate()
         self.model.train()
         permutations = [torch.randperm(4).tolist() for _ in self.model.config.enc_depths]
@@ -95,7 +95,7 @@ class Trainer:
             self.optimizer.step()
             self._update_average()
         self.step += 1
-        return {name: float(value) for name, value in terms.items()} | {"grad_norm": float(norm)}
+        return {name: value.detach() for name, value in terms.items()} | {"grad_norm": norm}
 
     def _set_rate(self) -> None:
         """One cycle over the planned time: a linear warm-up, then a cosine down to a thousandth."""
@@ -165,7 +165,7 @@ def pretrain(
     config = trainer.config
     began, base = time.perf_counter(), trainer.elapsed
     next_validation = config.validate_every
-    recent: list[dict[str, float]] = []
+    recent: list[dict[str, Tensor]] = []
     with tqdm(total=round(config.seconds), unit="s", desc="pretrain") as bar:
         while (spent := time.perf_counter() - began) < config.seconds:
             trainer.elapsed = base + spent
@@ -185,12 +185,12 @@ def _report(
     train: SceneStore,
     val: SceneStore,
     targets: Sequence[TeacherTarget],
-    recent: list[dict[str, float]],
+    recent: list[dict[str, Tensor]],
     out: Path,
 ) -> None:
     entry: dict[str, float] = {"step": trainer.step, "seconds": round(trainer.elapsed, 1), "scenes": len(train.scenes)}
     for name in recent[0] if recent else ():
-        entry[name] = sum(r[name] for r in recent) / len(recent)
+        entry[name] = float(torch.stack([r[name] for r in recent]).mean())
     if val.scenes:
         language = next(t for t in targets if isinstance(t, LanguageTarget))
         entry |= validate(trainer.average, val, language)

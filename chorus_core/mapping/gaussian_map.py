@@ -163,9 +163,13 @@ class GaussianMap:
         cells = block_ids * _CELLS + (inside[:, 0] * BLOCK + inside[:, 1]) * BLOCK + inside[:, 2]  # [P]
 
         slab = self._slab.view(-1)
-        fresh = (slab[cells] == _NONE).nonzero().squeeze(1)  # pixels in voxels without a Gaussian
+        slots = slab[cells].long()
+        fresh = (slots == _NONE).nonzero().squeeze(1)  # pixels in voxels without a Gaussian
+        known = self._same_surface(pixels, fresh)
+        slots[fresh] = known
+        fresh = fresh[known == _NONE]
         if fresh.numel() == 0:
-            return slab[cells].long(), 0, 0, 0
+            return slots, 0, 0, 0
         # All pixels of a new voxel write their number into its cell; the one that stays speaks for the voxel.
         claims = (-2 - torch.arange(fresh.numel(), device=self.device)).int()
         slab[cells[fresh]] = claims
@@ -176,7 +180,28 @@ class GaussianMap:
         placed = new_slots.numel()
         slab[new_cells[:placed]] = new_slots.int()
         self._slot_cell[new_slots] = new_cells[:placed]
-        return slab[cells].long(), placed, evicted, new_cells.numel() - placed
+        slots[fresh] = slab[cells[fresh]].long()
+        return slots, placed, evicted, new_cells.numel() - placed
+
+    def _same_surface(self, pixels: SurfacePixels, fresh: Tensor) -> Tensor:
+        """For pixels in empty voxels, the established Gaussian just before or behind along the normal, if any [F].
+
+        Depth noise exceeds a voxel a few metres away. Without this, every frame would add another sheet to the surface.
+        """
+        points, normals = pixels.points[fresh], pixels.normals[fresh]
+        found = torch.full_like(fresh, _NONE)
+        for offset in (-1.0, 1.0, -2.0, 2.0):
+            voxels = torch.floor((points + normals * (offset * self.config.voxel_size)) / self.config.voxel_size).long()
+            blocks = torch.div(voxels, BLOCK, rounding_mode="floor")
+            inside = voxels - blocks * BLOCK
+            block_ids = self._table.find(block_table.pack(blocks))
+            cells = block_ids.clamp(min=0) * _CELLS + (inside[:, 0] * BLOCK + inside[:, 1]) * BLOCK + inside[:, 2]
+            slots = torch.where(block_ids >= 0, self._slab.view(-1)[cells].long(), _NONE)
+            candidate = slots.clamp(min=0)
+            alike = (self._normal[candidate] * normals).sum(dim=1) > 0.5
+            fits = (found == _NONE) & (slots >= 0) & alike & (self._hits[candidate] >= 2)
+            found = torch.where(fits, slots, found)
+        return found
 
     def _blocks_of(self, keys: Tensor) -> Tensor:
         """Block ids of packed keys [P], making the blocks that are not there yet."""

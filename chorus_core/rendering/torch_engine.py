@@ -105,7 +105,7 @@ def _composite(splats: Splats, opacities: Tensor, rows: tuple[int, int], width: 
     owner, alpha, pixels = owner[seen], alpha[seen], (v * width + u)[seen]
 
     # Sorted by depth first, then stably by pixel: front to back within every pixel.
-    order = torch.argsort(splats.depths.detach()[owner])
+    order = torch.argsort(splats.depths.detach()[owner], stable=True)
     order = order[torch.argsort(pixels[order], stable=True)]
     owner, alpha, pixels = owner[order], alpha[order], pixels[order]
 
@@ -114,5 +114,5 @@ def _composite(splats: Splats, opacities: Tensor, rows: tuple[int, int], width: 
     _, pixel_rank, pixel_counts = torch.unique_consecutive(pixels, return_inverse=True, return_counts=True)
     starts = pixel_counts.cumsum(0) - pixel_counts
     transmittance = torch.exp(before - before[starts][pixel_rank]).to(alpha.dtype)
-    kept = transmittance > MIN_TRANSMITTANCE
+    kept = transmittance * (1.0 - alpha) > MIN_TRANSMITTANCE  # of what is left behind it, as 3DGS and gsplat stop
     return Contributions(pixels[kept], owner[kept], (alpha * transmittance)[kept])

@@ -265,8 +265,6 @@ def test_large_cloud_is_fast() -> None:
 def test_instances_from_objects() -> None:
     objects = [Thing(indices=(1, 3)), Thing(indices=(4,))]
     assert conversions.object_instances(5, objects).tolist() == [-1, 0, -1, 0, 1]
-    rows = np.array([1, 3, 4])
-    assert conversions.object_instances(3, objects, rows).tolist() == [0, 0, 1]
 
 
 # ---- objects and labels ----

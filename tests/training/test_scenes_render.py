@@ -125,5 +125,5 @@ def test_depth_noise_grows_with_distance_and_leaves_holes():
     error = np.where(stack > 0, stack - view.depth, np.nan)
     near, far = floor & (view.depth < 3.2), floor & (view.depth > 4.0)
     assert near.sum() > 20 and far.sum() > 20
-    spread = np.nanstd(error, axis=0)
+    spread = np.where(floor, np.nanstd(np.where(floor, error, 0.0), axis=0), 0.0)
     assert np.median(spread[near]) < 0.018 < np.median(spread[far]) < 0.06

@@ -91,7 +91,7 @@ def _keep_doorway_free(layout: Layout, rooms: list[Room], dividers: list[tuple[f
 
 
 def _populate_surfaces(layout: Layout, catalog: Catalog) -> None:
-    """A few small things on every surface, more on larger ones."""
+    """A few small things on every surface, more on larger ones, until the scene is full."""
     room_left = MAX_INSTANCES - len(layout.placements)
     supports = [k for k, p in enumerate(layout.placements) if p.model.category in SUPPORTS]
     for k in layout.rng.permutation(supports):
@@ -99,7 +99,7 @@ def _populate_surfaces(layout: Layout, catalog: Catalog) -> None:
             break
         area = 4 * float(np.prod(layout.placements[k].footprint.half))
         before = len(layout.placements)
-        populate(layout, catalog, int(k), int(layout.rng.poisson(1.0 + 2.2 * min(area, 1.5))))
+        populate(layout, catalog, int(k), int(layout.rng.poisson(1.5 + 3.0 * min(area, 1.5))))
         room_left -= len(layout.placements) - before
 
 

@@ -24,6 +24,9 @@ def furnish(layout: Layout, room: Room, catalog: Catalog, theme: str) -> None:
     area = float(np.prod(room.high - room.low))
     for _ in range(int(layout.rng.integers(2, 4 + int(area / 5)))):
         scatter_furniture(layout, room, catalog)
+    for _ in range(int(layout.rng.integers(0, 4))):  # what is meant for a table may also stand on the floor
+        if (model := catalog.rare("surface", min_size=0.22)) is not None:
+            layout.try_free(model, room)
     on_walls(layout, room, catalog)
     on_ceiling(layout, room, catalog)
 

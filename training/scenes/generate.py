@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
 import multiprocessing
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,9 +118,18 @@ def _work(index: int) -> Path:
     return generate_scene(*_worker, index)
 
 
+def write_trained_categories(path: Path, library: AssetLibrary, split: Split) -> None:
+    """A JSON list of the categories training scenes contain, whatever subset is being made."""
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(sorted(split.trained_categories(library))) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def generate(config: GenerateConfig, scenes: int, workers: int) -> list[Path]:
     """Make ``scenes`` scenes in ``workers`` processes."""
     config.out.mkdir(parents=True, exist_ok=True)
+    library = AssetLibrary(config.assets)
+    write_trained_categories(config.out / "trained_categories.json", library, Split.make(library, config.split_seed))
     if workers <= 1:
         _start_worker(config)
         return [_work(k) for k in tqdm(range(scenes), desc="scenes")]

@@ -49,6 +49,7 @@ def load_house(folder: Path, texture_size: int = 512) -> tuple[Scene, list[str]]
     instances.append(Instance("ceiling", "made:ceiling", structure=True))
     unchanged = np.tile(np.eye(3), (len(parts), 1, 1))
     scene = merge(parts, instances, unchanged, lights, np.array([0.32, 0.33, 0.35]))
+    scene.background = (0.62, 0.74, 0.9)  # the sky, through the gap above the balcony's wall
     return scene, [e[0] for e in entries] + ["Ceiling"]
 
 

@@ -273,13 +273,19 @@ class Catalog:
         info = self._library.objects[ids[int(self._rng.choice(len(ids), p=weight / weight.sum()))]]
         return Model(info.object_id, info.category, info.size, self._library.mesh(info.object_id))
 
-    def rare(self, place: str, max_width: float = 9.0, max_height: float = 9.0) -> Model | None:
-        """A model of a category drawn uniformly among all of that place, so that no category is rare."""
+    def rare(self, place: str, max_width: float = 9.0, max_height: float = 9.0, min_size: float = 0.0) -> Model | None:
+        """A model of a category drawn uniformly among all of that place, so that no category is rare.
+
+        What is smaller than 15 cm is drawn less: in a map of a few centimetres it is a handful of Gaussians.
+        """
         categories = self.by_place.get(place, [])
-        for _ in range(8):
+        for _ in range(12):
             if not categories:
                 return None
             model = self.pick(categories[int(self._rng.integers(len(categories)))])
-            if model is not None and max(model.size[:2]) <= max_width and model.size[2] <= max_height:
+            if model is None or max(model.size[:2]) > max_width or model.size[2] > max_height:
+                continue
+            size = max(model.size)
+            if size >= min_size and self._rng.random() < size / 0.15:
                 return model
         return None

@@ -125,6 +125,7 @@ class Scene:
         color_matrix: change of linear colour per instance, float32 [I, 3, 3].
         lights: point lights.
         ambient: linear RGB of the light from everywhere, [3].
+        background: linear RGB of what no ray hits.
     """
 
     triangles: np.ndarray
@@ -136,6 +137,7 @@ class Scene:
     color_matrix: np.ndarray
     lights: list[PointLight]
     ambient: np.ndarray
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     caster: RayCaster = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -245,7 +247,7 @@ def render_view(
     light = _irradiance(scene, points, normal, (h, w), shadow_lights)
     gain = exposure * np.exp(flicker * (rng.normal(0.0, 0.05) + rng.normal(0.0, 0.015, 3)))
     color = to_srgb(albedo * light * gain)
-    color[~hit] = 0
+    color[~hit] = to_srgb(np.asarray(scene.background) * gain)
     shape = (h, w)
     return RenderedView(
         color.reshape(h, w, 3),

@@ -1,0 +1,193 @@
+"""``python -m chorus_core map|encode|query|info``: the pipeline without ROS, on folders, bags and ``.ply`` files."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from chorus_core import config as configuration
+from chorus_core.config import Config
+from chorus_core.encoder import ChorusEncoder
+from chorus_core.io.gaussian_ply import load_gaussians
+from chorus_core.io.map_file import features_path, load_map
+from chorus_core.io.rgbd import open_sequence
+from chorus_core.mapping import MapSnapshot
+from chorus_core.pipeline import Pipeline
+from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
+from chorus_core.semantics.semantic_map import SemanticMap
+from chorus_core.semantics.text_encoder import load_text_encoder
+from chorus_core.semantics.text_side import TextSide
+from chorus_core.semantics.vocabulary import load_vocabulary
+
+
+def build_map(arguments: argparse.Namespace, config: Config) -> None:
+    """A sequence to a labelled map."""
+    sequence = open_sequence(arguments.path)
+    pipeline = Pipeline(config)
+    for frame in tqdm(sequence, total=len(sequence), desc="frames"):
+        pipeline.integrate(frame)
+    if not arguments.bare:
+        _encode_with_progress(pipeline)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    pipeline.save(arguments.out)
+    dropped = f", {sum(sequence.dropped.values())} frames dropped {dict(sequence.dropped)}" if sequence.dropped else ""
+    print(f"{arguments.out}: {pipeline.status().gaussians} Gaussians from {pipeline.status().frames} frames{dropped}")
+
+
+def encode_map(arguments: argparse.Namespace, config: Config) -> None:
+    """Features and labels for the Gaussians of any 3DGS ``.ply``."""
+    gaussians = load_gaussians(arguments.path)
+    pipeline = Pipeline(config)
+    numbers = torch.arange(len(gaussians))
+    features = pipeline.encoder.encode(
+        gaussians, grid_size=arguments.grid, max_points=config.encoder.max_gaussians, halo=config.encoder.halo
+    )
+    pipeline.semantics.update(MapSnapshot(gaussians, numbers, numbers, 0.0), numbers, features)
+    out = arguments.out or arguments.path
+    pipeline.save(out)
+    print(f"{out} and {features_path(out).name}: {len(gaussians)} Gaussians encoded")
+
+
+def query_map(arguments: argparse.Namespace, config: Config) -> None:
+    """Ask a saved map."""
+    labelled, model = load_map(arguments.path)
+    semantics = _semantics_of(labelled, model, config)
+    for text in arguments.text:
+        print_answer(semantics.query(text, arguments.negative, arguments.threshold, arguments.max_objects))
+
+
+def show_info(arguments: argparse.Namespace, config: Config) -> None:
+    """Facts of a sequence, a map or a checkpoint."""
+    path: Path = arguments.path
+    table = Table(title=str(path), show_header=False)
+    for name, value in _facts(path):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def print_answer(result: QueryResult) -> None:
+    """An answer as a table."""
+    title = f'"{result.text}": {len(result.objects)} found in {1e3 * result.seconds:.0f} ms'
+    if not result.objects:
+        print(f"{title} (nothing in the map reaches {result.threshold:.2f})")
+        return
+    table = Table("score", "centre x y z (m)", "size x y z (m)", "Gaussians", title=title)
+    for item in result.objects:
+        center, size = (" ".join(f"{v:.2f}" for v in values) for values in (item.box_center, item.box_size))
+        table.add_row(f"{item.score:.2f}", center, size, str(item.count))
+    Console().print(table)
+
+
+def _encode_with_progress(pipeline: Pipeline) -> None:
+    total = len(pipeline.map)
+    with tqdm(total=total, unit="G", desc="encode") as bar:
+        while (report := pipeline.encode_step()) is not None:
+            bar.update(min(report.encoded, total - bar.n))
+
+
+def _semantics_of(labelled: LabelledMap, model: str, config: Config) -> SemanticMap:
+    encoder = ChorusEncoder.from_pretrained(model)
+    text_encoder = load_text_encoder(encoder.description.get("text", {}).get("encoder", "minilm"))
+    text = TextSide(encoder.description, encoder.basis, text_encoder)
+    semantics = SemanticMap(text, labelled.vocabulary, config.semantics, torch.device("cpu"))
+    semantics.restore(labelled)
+    return semantics
+
+
+def _facts(path: Path) -> list[tuple[str, str]]:
+    if path.suffix == ".ply":
+        gaussians = load_gaussians(path)
+        low, high = gaussians.means.amin(dim=0).tolist(), gaussians.means.amax(dim=0).tolist()
+        facts = [
+            ("Gaussians", str(len(gaussians))),
+            ("extent", " x ".join(f"{b - a:.2f}" for a, b in zip(low, high, strict=True)) + " m"),
+            ("median scale", f"{float(gaussians.scales.median()):.4f} m"),
+        ]
+        if features_path(path).is_file():
+            labelled, model = load_map(path)
+            facts += [("model", model), ("feature width", str(labelled.features.shape[1]))]
+            counts = torch.bincount(labelled.labels[labelled.labels >= 0], minlength=len(labelled.vocabulary))
+            top = [f"{labelled.vocabulary.labels[i]} {int(counts[i])}" for i in counts.argsort(descending=True)[:8]]
+            facts.append(("most common labels", ", ".join(top)))
+        return facts
+    if (path / "config.json").is_file() or path.suffix in (".pth", ".safetensors"):
+        encoder = ChorusEncoder.from_pretrained(path)
+        parameters = sum(p.numel() for p in encoder.model.parameters())
+        return [("parameters", f"{parameters / 1e6:.1f} M"), *((k, str(v)) for k, v in encoder.model.config.to_dict().items())]
+    sequence = open_sequence(path)
+    first = sequence[0]
+    k = first.intrinsics
+    return [
+        ("frames", str(len(sequence))),
+        ("size", f"{k.width} x {k.height}"),
+        ("fx fy cx cy", f"{k.fx:.1f} {k.fy:.1f} {k.cx:.1f} {k.cy:.1f}"),
+        ("depth of the first frame", f"{100 * (first.depth > 0).mean():.0f} % valid, up to {first.depth.max():.2f} m"),
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chorus", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run, help_: str) -> argparse.ArgumentParser:  # noqa: ANN001
+        sub = commands.add_parser(name, help=help_)
+        sub.add_argument("path", type=Path)
+        sub.add_argument("--config", type=Path, help="YAML file of options")
+        sub.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="one option, dotted")
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("map", build_map, "RGB-D folder or rosbag2 to a labelled map")
+    sub.add_argument("--out", type=Path, default=Path("out/map.ply"))
+    sub.add_argument("--bare", action="store_true", help="Gaussians only, no features")
+    sub = command("encode", encode_map, "features and labels for a 3DGS .ply")
+    sub.add_argument("--out", type=Path, help="default: the input itself")
+    sub.add_argument("--grid", type=float, help="edge of the encoder's voxels, metres")
+    sub = command("query", query_map, "ask a saved map")
+    sub.add_argument("text", nargs="+")
+    sub.add_argument("--negative", action="append", default=[], help="what is not meant")
+    sub.add_argument("--threshold", type=float, default=0.0, help="0: the calibrated one")
+    sub.add_argument("--max-objects", type=int, default=0)
+    command("info", show_info, "facts of a sequence, map or checkpoint")
+    return parser
+
+
+def read_config(path: Path | None, assignments: Sequence[str]) -> Config:
+    """A configuration from a file and ``option=value`` pairs, which win.
+
+    Raises:
+        ConfigError: unknown option, wrong type or range, or a pair without '='.
+    """
+    import yaml
+
+    tree = configuration.flatten(configuration.as_dict(configuration.load(path))) if path else {}
+    for pair in assignments:
+        name, found, value = pair.partition("=")
+        if not found:
+            raise configuration.ConfigError(f"--set {pair}: expected OPTION=VALUE")
+        tree[name] = yaml.safe_load(value)
+    return configuration.parse(Config, tree)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; mistakes of the user end in one line on standard error and status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.run(parsed, read_config(parsed.config, parsed.set))
+    except (ValueError, OSError) as error:
+        print(f"chorus {parsed.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""A labelled map on disk: a standard 3DGS ``.ply`` that any viewer opens, and its features beside it.
+
+``NAME.ply`` carries label, instance and confidence as extra columns; ``NAME.features.npz`` holds the compact features,
+the vocabulary that the labels index and the name of the model, so that a saved map answers new questions at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from chorus_core.io.atomic import atomic_path
+from chorus_core.io.gaussian_ply import load_extra, load_gaussians, save_gaussians
+from chorus_core.semantics.labelled_map import LabelledMap
+from chorus_core.semantics.vocabulary import Vocabulary
+
+
+class MapFileError(ValueError):
+    """A saved map whose parts are missing or disagree; the message names them."""
+
+
+def features_path(path: str | Path) -> Path:
+    """Where the features of the map at ``path`` are kept."""
+    return Path(path).with_suffix(".features.npz")
+
+
+def save_map(path: str | Path, labelled: LabelledMap, instances: np.ndarray, model: str) -> None:
+    """Write a labelled map.
+
+    Args:
+        instances: object of each Gaussian, -1 = none [N].
+        model: name of the model that made the features.
+    """
+    extra = {
+        "label": labelled.labels.cpu().numpy().astype(np.int32),
+        "instance": instances.astype(np.int32),
+        "confidence": labelled.confidence.cpu().numpy(),
+    }
+    save_gaussians(path, labelled.gaussians.to("cpu"), extra)
+    with atomic_path(features_path(path)) as temporary:
+        np.savez(
+            temporary,
+            features=labelled.features.cpu().numpy(),
+            vocabulary=np.array(labelled.vocabulary.labels),
+            model=np.array(model),
+            stamp=np.array(labelled.stamp),
+        )
+
+
+def load_map(path: str | Path) -> tuple[LabelledMap, str]:
+    """A labelled map and the name of the model that made its features.
+
+    Raises:
+        MapFileError: there are no features beside the ``.ply``, or they are of another map.
+    """
+    sidecar = features_path(path)
+    if not sidecar.is_file():
+        raise MapFileError(f"{sidecar}: missing; `python -m chorus_core encode {path}` makes it")
+    gaussians, extra = load_gaussians(path), load_extra(path)
+    with np.load(sidecar, allow_pickle=False) as file:
+        features = torch.from_numpy(file["features"])
+        vocabulary = Vocabulary(tuple(str(label) for label in file["vocabulary"]))
+        model, stamp = str(file["model"]), float(file["stamp"])
+    if features.shape[0] != len(gaussians) or not {"label", "confidence"} <= set(extra):
+        raise MapFileError(f"{sidecar} holds {features.shape[0]} features, {path} {len(gaussians)} labelled Gaussians")
+    labels = torch.from_numpy(extra["label"].astype(np.int64))
+    confidence = torch.from_numpy(extra["confidence"].astype(np.float32))
+    return LabelledMap(gaussians, features, labels, confidence, vocabulary, stamp), model

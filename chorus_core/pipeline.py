@@ -1,0 +1,242 @@
+"""The whole program: frames become a map, the map becomes meaning, meaning answers questions.
+
+    frame -> integrate -> (in the background) encode what changed -> label -> query
+
+Everything can be called without threads; :meth:`Pipeline.start` runs the encoding in the one thread of this library.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from chorus_core.config import Config
+from chorus_core.encoder import ChorusEncoder
+from chorus_core.frames import RgbdFrame
+from chorus_core.io.gaussian_ply import save_gaussians
+from chorus_core.io.map_file import save_map
+from chorus_core.mapping import GaussianMap, IntegrateReport
+from chorus_core.region import RegionScheduler
+from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
+from chorus_core.semantics.objects import SceneObject
+from chorus_core.semantics.semantic_map import SemanticMap
+from chorus_core.semantics.text_encoder import load_text_encoder
+from chorus_core.semantics.text_side import TextSide
+from chorus_core.semantics.vocabulary import Vocabulary, load_vocabulary
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["EncodeReport", "LabelledMap", "Pipeline", "PipelineStatus", "QueryResult"]
+
+
+@dataclass
+class EncodeReport:
+    """One background step: Gaussians encoded, Gaussians in the map, seconds taken."""
+
+    encoded: int
+    total: int
+    seconds: float
+
+
+@dataclass
+class PipelineStatus:
+    """How the pipeline is doing.
+
+    Attributes:
+        gaussians: in the map.
+        frames: integrated.
+        encodes: steps done.
+        last_encode_stamp: of the last frame in the labelled map, seconds.
+        last_encode_seconds: what the last step took.
+        stage_ms: p50 and p99 of each stage's last calls, milliseconds.
+    """
+
+    gaussians: int
+    frames: int
+    encodes: int
+    last_encode_stamp: float
+    last_encode_seconds: float
+    stage_ms: dict[str, tuple[float, float]]
+
+
+def choose_device(name: str) -> torch.device:
+    """"auto" is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+class Pipeline:
+    """Map, encoder and semantics of one robot.
+
+    ``integrate`` and the encoding step exclude each other only while the map is copied; queries never wait for either.
+
+    Raises (at construction):
+        CheckpointError: the encoder's checkpoint is missing, damaged or unfit.
+        VocabularyError: the vocabulary cannot be read.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+        torch.manual_seed(self.config.seed)
+        self.device = choose_device(self.config.device)
+        self.encoder = ChorusEncoder.from_pretrained(
+            self.config.encoder.checkpoint, choose_device(self.config.encoder.device)
+        )
+        description = self.encoder.description
+        text_encoder = load_text_encoder(description.get("text", {}).get("encoder", "minilm"))
+        text = TextSide(description, self.encoder.basis, text_encoder)
+        vocabulary = load_vocabulary(self.config.semantics.vocabulary)
+        self.map = GaussianMap(self.config.map, self.device)
+        self.semantics = SemanticMap(text, vocabulary, self.config.semantics, self.device)
+        self._scheduler = RegionScheduler(self.config.encoder)
+        self._map_lock = threading.Lock()
+        self._encode_lock = threading.Lock()
+        self._times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=512))
+        self._encodes = 0
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # ---- a frame's way ----------------------------------------------------------------------------------------
+
+    def integrate(self, frame: RgbdFrame) -> IntegrateReport:
+        """Fuse a frame into the map."""
+        with self._map_lock, self._timed("integrate"):
+            return self.map.integrate(frame)
+
+    def encode_step(self) -> EncodeReport | None:
+        """Encode what changed most since it was last encoded; None where there is nothing to do."""
+        with self._encode_lock:
+            began = time.perf_counter()
+            with self._map_lock, self._timed("snapshot"):
+                if len(self.map) < self.config.encoder.min_gaussians:
+                    return None
+                dirty = self.map.take_dirty()
+                centers = self.map.block_centers(dirty)
+                snapshot = self.map.export()
+            region = self._scheduler.next_region(centers, snapshot.gaussians.means)
+            if region is None:
+                return None
+            with self._timed("encode"):
+                features = self.encoder.encode(
+                    snapshot.gaussians[region.context],
+                    grid_size=max(self.config.map.voxel_size, self.encoder.model.config.grid_size),
+                    max_points=self.config.encoder.max_gaussians,
+                    halo=self.config.encoder.halo,
+                )
+            with self._timed("label"):
+                self.semantics.update(snapshot, region.owned_indices, features[region.owned.to(features.device)])
+            self._encodes += 1
+            return EncodeReport(region.owned_indices.numel(), len(snapshot.gaussians), time.perf_counter() - began)
+
+    def encode_all(self) -> None:
+        """Encode until nothing is left that changed."""
+        while self.encode_step() is not None:
+            pass
+
+    # ---- questions --------------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.semantics.vocabulary
+
+    def set_vocabulary(self, labels: Sequence[str] | str) -> None:
+        """Label with other words: a list of them, or the name of a shipped vocabulary.
+
+        Raises:
+            VocabularyError: unknown name, or labels that are empty, repeated or unprintable.
+        """
+        vocabulary = load_vocabulary(labels) if isinstance(labels, str) else Vocabulary(tuple(labels))
+        self.semantics.set_vocabulary(vocabulary)
+
+    def query(
+        self, text: str, negatives: Sequence[str] = (), threshold: float = 0.0, max_objects: int = 0
+    ) -> QueryResult:
+        """Objects of the map that a text describes; see :meth:`SemanticMap.query`."""
+        with self._timed("query"):
+            return self.semantics.query(text, negatives, threshold, max_objects)
+
+    def labelled_map(self) -> LabelledMap:
+        """The map as of the last encode."""
+        return self.semantics.current
+
+    def objects(self) -> list[SceneObject]:
+        """Things in the map as of the last encode."""
+        return self.semantics.objects()[1]
+
+    def status(self) -> PipelineStatus:
+        return PipelineStatus(
+            gaussians=len(self.map),
+            frames=self.map.frames,
+            encodes=self._encodes,
+            last_encode_stamp=self.semantics.current.stamp,
+            last_encode_seconds=self._times["encode"][-1] / 1e3 if self._times["encode"] else 0.0,
+            stage_ms={
+                stage: (float(np.percentile(times, 50)), float(np.percentile(times, 99)))
+                for stage, times in list(self._times.items())
+                if times
+            },
+        )
+
+    # ---- keeping, clearing, running ---------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the map as a standard 3DGS ``.ply``, with its meaning beside it (see :mod:`chorus_core.io.map_file`).
+
+        Before anything was encoded, the bare map is written.
+        """
+        current, _, instances = self.semantics.objects()
+        if len(current) == 0:
+            with self._map_lock:
+                gaussians = self.map.export().gaussians.to("cpu")
+            save_gaussians(path, gaussians)
+        else:
+            save_map(path, current, instances, self.encoder.description.get("name", self.config.encoder.checkpoint))
+
+    def reset(self) -> None:
+        """Forget the map and its meaning; keep model, vocabulary and settings."""
+        with self._encode_lock, self._map_lock:
+            self.map = GaussianMap(self.config.map, self.device)
+            self.semantics.clear()
+            self._scheduler = RegionScheduler(self.config.encoder)
+
+    def start(self) -> None:
+        """Encode in the background until :meth:`stop`."""
+        if self._thread is None:
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._run, name="chorus-encode", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the background thread and wait for it."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self.config.encoder.period):
+            try:
+                self.encode_step()
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                logger.exception("out of GPU memory while encoding; the map is kept, the step is tried again later")
+            except Exception:
+                logger.exception("encoding failed; the map is kept, the step is tried again later")
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._times[stage].append(1e3 * (time.perf_counter() - began))

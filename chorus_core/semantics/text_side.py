@@ -1,0 +1,160 @@
+"""The text side of a model: the space its features are stored in, and how texts are compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chorus_core.semantics.calibration import Calibration, CalibrationError
+from chorus_core.semantics.relevancy import LERF, NEGATIVES, REFERENCE, FeatureBasis, relevancy
+from chorus_core.semantics.text_encoder import TextEncoder, load_text_encoder
+from chorus_core.semantics.vocabulary import Vocabulary, encode_labels, load_vocabulary
+
+DEFAULT_ENCODER = "minilm"
+DEFAULT_HEAD = "lang"
+DEFAULT_THRESHOLD = 0.6
+"""Relevancy that counts as a match where a checkpoint brings no calibration (LERF's score is 0.5 at a tie)."""
+
+
+class TextSideError(ValueError):
+    """A model description whose text side cannot be used; the message names the entry, its value and what is wrong."""
+
+
+class TextSide:
+    """Turns features and texts into one compact space, and compares them there.
+
+    Args:
+        description: of a model folder (``ChorusEncoder.description``). Read are ``text`` (``encoder`` and ``head``),
+            ``calibration`` (the fields of :class:`~chorus_core.semantics.calibration.Calibration`) and ``threshold``;
+            each may be absent.
+        basis: ``{"basis": [D, d]}``, orthonormal columns (``ChorusEncoder.basis``); empty keeps features as they are.
+        text_encoder: of the space the model was trained on; None loads the one the description names.
+        device: where texts and basis live; features are taken on any.
+
+    Attributes:
+        head: the model's projector whose features these are.
+        calibration: None where the checkpoint brings none; relevancy is LERF's then.
+        threshold: relevancy in (0, 1) from which a Gaussian matches a query.
+        dim: width of projected features and texts, d.
+
+    Raises:
+        TextSideError: an entry is malformed, or widths do not fit together.
+    """
+
+    def __init__(
+        self,
+        description: Mapping[str, Any] | None = None,
+        basis: Mapping[str, Tensor] | None = None,
+        text_encoder: TextEncoder | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        description = description or {}
+        text = _entry(description, "text", Mapping, {})
+        self.head = str(text.get("head", DEFAULT_HEAD))
+        self.device = torch.device(device)
+        self.encoder = text_encoder or load_text_encoder(str(text.get("encoder", DEFAULT_ENCODER)), self.device)
+        self.basis = _basis(basis or {}, self.encoder.dim, self.device)
+        self.dim = self.encoder.dim if self.basis is None else self.basis.dim
+        self.calibration = _calibration(description)
+        self.threshold = _threshold(description)
+        self.negatives = self._embed(NEGATIVES)  # [M, d]
+        self.reference = self._ordinary_names()  # [R, d]
+
+    def project_features(self, features: Tensor) -> Tensor:
+        """Unit features of the model's head [N, D] in the compact space, float16 [N, d].
+
+        Raises:
+            ValueError: features are of another width.
+        """
+        if features.ndim != 2 or features.shape[1] != self.encoder.dim:
+            raise ValueError(f"features have shape {tuple(features.shape)}: expected (any, {self.encoder.dim})")
+        return features.half() if self.basis is None else self.basis.project(features, torch.float16)
+
+    def embed_labels(self, vocabulary: Vocabulary) -> Tensor:
+        """The labels of a vocabulary in the compact space, float32 [L, d], for
+        :func:`~chorus_core.semantics.relevancy.classify`."""
+        return self._project(encode_labels(vocabulary, self.encoder))
+
+    def embed_query(self, text: str) -> Tensor:
+        """A text, as :func:`~chorus_core.semantics.query_text.check_query` returns it, in the compact space [d]."""
+        return self._embed([text])[0]
+
+    def relevancy(self, features: Tensor, query: str | Tensor, negatives: Sequence[str] = ()) -> Tensor:
+        """Relevancy of projected features to a query, in [0, 1].
+
+        The built-in negatives are part of the score. Negatives of the asker are a veto on top: where a feature is
+        more similar to one of them than to the query, its score falls as ``2 sigmoid(s (f.t - f.n))``; where it is
+        less similar nothing changes, so that the calibrated threshold keeps its meaning.
+
+        Args:
+            features: of :meth:`project_features`, on any device [N, d].
+            query: a text, or its :meth:`embed_query` [d].
+            negatives: texts that describe what is not meant.
+
+        Returns:
+            float32 on the features' device [N].
+        """
+        text = self.embed_query(query) if isinstance(query, str) else query
+        score = relevancy(features, text, self.negatives, self.reference, calibration=self.calibration)
+        if negatives:
+            pairwise = Calibration(scale=(self.calibration or LERF).scale, offset=0.0, contrast=1.0)
+            veto = relevancy(features, text, self._embed(negatives), calibration=pairwise)
+            score *= (2.0 * veto).clamp(max=1.0)
+        return score
+
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        return self._project(self.encoder.encode(list(texts)))
+
+    def _project(self, embeddings: Tensor) -> Tensor:
+        embeddings = embeddings.to(self.device, torch.float32)
+        return embeddings if self.basis is None else self.basis.project(embeddings)
+
+    def _ordinary_names(self) -> Tensor | None:
+        """What a text's commonness is measured with; not needed (a second of encoding) where it has no weight."""
+        if self.calibration is None or self.calibration.commonness == 0:
+            return None
+        return self._embed(load_vocabulary(REFERENCE).labels)
+
+
+def _entry(description: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = description.get(name, default)
+    if not isinstance(value, kind):
+        raise TextSideError(f"model description: {name} = {value!r:.80}: expected a mapping")
+    return value
+
+
+def _calibration(description: Mapping[str, Any]) -> Calibration | None:
+    values = _entry(description, "calibration", Mapping, {})
+    if not values:
+        return None
+    known = {field.name for field in fields(Calibration)}
+    if not {"scale", "offset"} <= set(values) <= known:
+        raise TextSideError(f"model description: calibration has {sorted(values)}: expected {sorted(known)}")
+    try:
+        return Calibration(**{name: float(value) for name, value in values.items()})
+    except (CalibrationError, TypeError, ValueError) as error:
+        raise TextSideError(f"model description: calibration: {error}") from error
+
+
+def _threshold(description: Mapping[str, Any]) -> float:
+    value = description.get("threshold", DEFAULT_THRESHOLD)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise TextSideError(f"model description: threshold = {value!r}: expected a number in (0, 1)")
+    return float(value)
+
+
+def _basis(tensors: Mapping[str, Tensor], width: int, device: torch.device) -> FeatureBasis | None:
+    if not tensors:
+        return None
+    if set(tensors) != {"basis"}:
+        raise TextSideError(f"feature basis has tensors {sorted(tensors)}: expected 'basis'")
+    basis = tensors["basis"].to(device, torch.float32)
+    if basis.ndim != 2 or basis.shape[0] != width or not 1 <= basis.shape[1] <= width:
+        raise TextSideError(f"feature basis has shape {tuple(basis.shape)}: expected ({width}, 1 to {width})")
+    if not torch.isfinite(basis).all():
+        raise TextSideError("feature basis holds non-finite values: expected an orthonormal basis")
+    return FeatureBasis(basis)
