@@ -25,7 +25,6 @@ from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
 from chorus_core.semantics.semantic_map import SemanticMap
 from chorus_core.semantics.text_encoder import load_text_encoder
 from chorus_core.semantics.text_side import TextSide
-from chorus_core.semantics.vocabulary import load_vocabulary
 
 
 def build_map(arguments: argparse.Namespace, config: Config) -> None:
@@ -121,7 +120,10 @@ def _facts(path: Path) -> list[tuple[str, str]]:
     if (path / "config.json").is_file() or path.suffix in (".pth", ".safetensors"):
         encoder = ChorusEncoder.from_pretrained(path)
         parameters = sum(p.numel() for p in encoder.model.parameters())
-        return [("parameters", f"{parameters / 1e6:.1f} M"), *((k, str(v)) for k, v in encoder.model.config.to_dict().items())]
+        return [
+            ("parameters", f"{parameters / 1e6:.1f} M"),
+            *((k, str(v)) for k, v in encoder.model.config.to_dict().items()),
+        ]
     sequence = open_sequence(path)
     first = sequence[0]
     k = first.intrinsics
@@ -137,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chorus", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, run, help_: str) -> argparse.ArgumentParser:  # noqa: ANN001
+    def command(name: str, run, help_: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_)
         sub.add_argument("path", type=Path)
         sub.add_argument("--config", type=Path, help="YAML file of options")

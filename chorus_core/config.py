@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 
 def option(
     default: Any,
-    help: str,  # noqa: A002 - the field's common name for it
+    help: str,
     *,
     ge: float | None = None,
     gt: float | None = None,
@@ -38,16 +38,24 @@ def option(
 class MapConfig:
     """The map of 3D Gaussians."""
 
-    voxel_size: float = option(0.02, "edge of a voxel in metres; the map holds at most one Gaussian per voxel", gt=0.001, le=1.0)
+    voxel_size: float = option(
+        0.02, "edge of a voxel in metres; the map holds at most one Gaussian per voxel", gt=0.001, le=1.0
+    )
     depth_min: float = option(0.2, "nearest depth used, metres", ge=0.0)
     depth_max: float = option(5.0, "farthest depth used, metres", gt=0.0)
     max_gaussians: int = option(2_000_000, "hard cap; the least recently seen blocks are evicted beyond it", ge=1000)
-    stride: int = option(0, "use every n-th pixel in x and y; 0 picks the largest that keeps 9 pixels a voxel", ge=0, le=16)
+    stride: int = option(
+        0, "use every n-th pixel in x and y; 0 picks the largest that keeps 9 pixels a voxel", ge=0, le=16
+    )
     min_hits: int = option(2, "frames that must have seen a Gaussian before it is handed out", ge=1)
     carve: bool = option(True, "remove Gaussians that a later frame sees through")
-    carve_margin: float = option(0.06, "metres a Gaussian must lie in front of the measured surface to count as seen through", gt=0.0)
+    carve_margin: float = option(
+        0.06, "metres a Gaussian must lie in front of the measured surface to count as seen through", gt=0.0
+    )
     carve_budget: int = option(131_072, "Gaussians examined for carving a frame at most (bounds the time)", ge=0)
-    max_weight: float = option(50.0, "evidence at which running means stop slowing down, so the map follows change", gt=0.0)
+    max_weight: float = option(
+        50.0, "evidence at which running means stop slowing down, so the map follows change", gt=0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,9 @@ class SemanticsConfig:
     """Text, labels, objects."""
 
     vocabulary: str = option("indoor", "name of a shipped vocabulary, or path of a text file with a label a line")
-    threshold: float = option(0.0, "relevancy a Gaussian needs to match a query; 0 takes the model's calibrated one", ge=0.0, le=1.0)
+    threshold: float = option(
+        0.0, "relevancy a Gaussian needs to match a query; 0 takes the model's calibrated one", ge=0.0, le=1.0
+    )
     max_query_chars: int = option(512, "longer query texts are refused", ge=1)
     object_gap: float = option(0.08, "metres between neighbours of one object at most", gt=0.0)
     min_object_gaussians: int = option(15, "smaller groups are not reported as objects", ge=1)

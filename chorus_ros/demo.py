@@ -73,7 +73,7 @@ class Questioner(Node):
     def _on_status(self, message: MapStatus) -> None:
         self.status = message
 
-    def call(self, client, request, timeout: float = 60.0):  # noqa: ANN001, ANN201
+    def call(self, client, request, timeout: float = 60.0):
         """The response of a service, or an error that names it."""
         future = client.call_async(request)
         rclpy.spin_until_future_complete(self, future, timeout_sec=timeout)

@@ -22,7 +22,7 @@ class TopicsConfig:
     depth_transport: str = option("raw", "form of the depth images", choices=("raw", "compressed", "compressedDepth"))
     reliability: str = option(
         "best_effort",
-        "of the camera subscriptions; best_effort also receives from reliable publishers",
+        "of camera, odometry and pose subscriptions; best_effort also receives from reliable publishers",
         choices=("best_effort", "reliable"),
     )
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from chorus_core.pipeline import Pipeline, QueryResult
 from chorus_msgs.msg import LabelInfo, MapStatus
 from chorus_msgs.srv import Query, SetVocabulary
 from diagnostic_msgs.msg import DiagnosticArray
@@ -30,6 +29,7 @@ from visualization_msgs.msg import MarkerArray
 
 from chorus_core.config import ConfigError
 from chorus_core.frames import FrameError
+from chorus_core.pipeline import Pipeline, QueryResult
 from chorus_core.semantics.vocabulary import shipped_vocabularies
 from chorus_ros import conversions, diagnostics, parameters, qos
 from chorus_ros.pairing import ApproximatePairing, DropCounter, WaitingRoom

@@ -70,7 +70,7 @@ class BufferedPoses:
             self._fallback = matrix_from_text(config.frames.base_from_camera, "frames.base_from_camera")
         node.create_subscription(TFMessage, "/tf_static", self._on_tf_static, qos.TF_STATIC, callback_group=group)
         node.create_subscription(TFMessage, "/tf", self._on_tf, qos.TF, callback_group=group)
-        reading = qos.sensor_input(100)
+        reading = qos.sensor_input(100, config.topics.reliability)
         if config.frames.source == "odometry":
             node.create_subscription(Odometry, config.topics.odometry, self._on_odometry, reading, callback_group=group)
         elif config.frames.source == "pose":

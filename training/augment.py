@@ -44,7 +44,9 @@ def augment(
     keep &= _crop(gaussians.means, config.max_points, rng)
     g, instance = gaussians[keep], instance[keep]
 
-    rotation = _rotation(uniform(-math.pi, math.pi), uniform(-config.tilt, config.tilt), uniform(-config.tilt, config.tilt))
+    rotation = _rotation(
+        uniform(-math.pi, math.pi), uniform(-config.tilt, config.tilt), uniform(-config.tilt, config.tilt)
+    )
     scale = uniform(*config.scale)
     mirror = uniform(0, 1) < 0.5
     means = g.means - g.means.mean(dim=0)
@@ -53,7 +55,9 @@ def augment(
         means = means * means.new_tensor((-1.0, 1.0, 1.0))
         quats = quats * quats.new_tensor((1.0, 1.0, -1.0, -1.0))
     means = means @ rotation.to(device).T * scale
-    means = means + torch.randn(means.shape, generator=rng, device=device) * (config.jitter * voxel_size * uniform(0, 1))
+    means = means + torch.randn(means.shape, generator=rng, device=device) * (
+        config.jitter * voxel_size * uniform(0, 1)
+    )
     quats = _multiply(_quat_from_matrix(rotation).to(device), quats)
     if uniform(0, 1) < config.canonical:
         quats = quats_from_normals(rotations_from_quats(quats)[..., 2])
@@ -77,7 +81,7 @@ def _crop(means: Tensor, max_points: int, rng: torch.Generator) -> Tensor:
     return distance <= distance.kthvalue(max_points).values
 
 
-def _recolor(colors: Tensor, config: AugmentConfig, rng: torch.Generator, uniform) -> Tensor:  # noqa: ANN001
+def _recolor(colors: Tensor, config: AugmentConfig, rng: torch.Generator, uniform) -> Tensor:
     gains = 1.0 + (torch.rand(3, generator=rng, device=colors.device) * 2 - 1) * config.channel_gain
     mean = colors.mean()
     contrast = 1.0 + uniform(-config.contrast, config.contrast)
@@ -109,6 +113,11 @@ def _multiply(left: Tensor, right: Tensor) -> Tensor:
     """Hamilton product of one quaternion [4] with many [N, 4], wxyz."""
     w, x, y, z = left
     matrix = torch.stack(
-        (torch.stack((w, -x, -y, -z)), torch.stack((x, w, -z, y)), torch.stack((y, z, w, -x)), torch.stack((z, -y, x, w)))
+        (
+            torch.stack((w, -x, -y, -z)),
+            torch.stack((x, w, -z, y)),
+            torch.stack((y, z, w, -x)),
+            torch.stack((z, -y, x, w)),
+        )
     )
     return right @ matrix.T

@@ -43,7 +43,7 @@ MINI = ModelConfig(
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Optimisation. Facts of the paper where it gives them; a shorter run takes a higher rate and no weight on epochs."""
+    """Optimisation: the paper's choices where a run of minutes allows them."""
 
     batch_scenes: int = 8
     learning_rate: float = 2e-3
@@ -158,9 +158,7 @@ def draw_batch(store: SceneStore, config: PretrainConfig, rng: torch.Generator) 
     return collate(parts)
 
 
-def pretrain(
-    trainer: Trainer, train: SceneStore, val: SceneStore, targets: Sequence[TeacherTarget], out: Path
-) -> None:
+def pretrain(trainer: Trainer, train: SceneStore, val: SceneStore, targets: Sequence[TeacherTarget], out: Path) -> None:
     """Train for the configured seconds, validating, logging and saving on the way."""
     config = trainer.config
     began, base = time.perf_counter(), trainer.elapsed
@@ -209,7 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenes", type=Path, required=True, help="folder of training scenes")
     parser.add_argument("--val-scenes", type=Path, required=True, help="folder of validation scenes")
     parser.add_argument("--bank", type=Path, required=True, help="language bank (training.language)")
-    parser.add_argument("--trained-categories", type=Path, required=True, help="JSON list of the categories of training")
+    parser.add_argument(
+        "--trained-categories", type=Path, required=True, help="JSON list of the categories of training"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for state, log and model")
     parser.add_argument("--seconds", type=float, default=540.0, help="how long to train now")
     parser.add_argument("--total-seconds", type=float, default=1080.0, help="length of the whole schedule")

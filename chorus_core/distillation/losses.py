@@ -1,4 +1,4 @@
-"""Losses of multi-teacher pretraining (arXiv 2512.17817, section on objectives; SceneSplat for the contrastive term)."""
+"""Losses of multi-teacher pretraining (arXiv 2512.17817, objectives; SceneSplat for the contrastive term)."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def read_model(name_or_path: str | Path) -> tuple[ChorusModel, dict[str, Any], d
     path = _locate(name_or_path)
     if path.is_dir():
         description, state = _read_folder(path)
-        config = ModelConfig.from_dict(description["model"])
+        config = _described_config(description["model"], path)
     else:
         state = _strip_module(_read_file(path))
         description = {"model": {}}
@@ -78,17 +78,19 @@ def _locate(name_or_path: str | Path) -> Path:
     if isinstance(name_or_path, str) and (SHIPPED / name_or_path / "config.json").is_file():
         return SHIPPED / name_or_path
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
-    raise CheckpointError(f"no checkpoint {str(name_or_path)!r}: neither a file or folder nor a shipped model {shipped}")
+    raise CheckpointError(
+        f"no checkpoint {str(name_or_path)!r}: neither a file or folder nor a shipped model {shipped}"
+    )
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights = path / "model.safetensors"
     try:
         description = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise CheckpointError(f"{path / 'config.json'}: not a readable model description ({error})") from error
-    if "model" not in description:
-        raise CheckpointError(f"{path / 'config.json'}: expected an entry 'model'")
+    if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
+        raise CheckpointError(f"{path / 'config.json'}: expected an object with an object 'model'")
     if not weights.is_file():
         raise CheckpointError(f"{weights}: missing")
     expected, found = description.get("sha256"), _sha256(weights)
@@ -114,6 +116,17 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _strip_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _described_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
+    """The architecture that a description names, tried out without memory for its weights."""
+    try:
+        config = ModelConfig.from_dict(values)
+        with torch.device("meta"):
+            ChorusModel(config)
+    except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"{path / 'config.json'}: describes no model ({error})") from error
+    return config
 
 
 def _released_config(state: Mapping[str, Tensor]) -> ModelConfig:

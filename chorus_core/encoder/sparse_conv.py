@@ -91,7 +91,8 @@ def _convolve_spconv(x: Tensor, weight: Tensor, level: Level) -> Tensor:
                 indices, holder.batch_size, shape, ConvAlgo.MaskImplicitGemm, ksize=[3] * 3, stride=[1] * 3,
                 padding=[1] * 3, dilation=[1] * 3, out_padding=[0] * 3, subm=True, transpose=False, is_train=True,
             )  # fmt: skip
-        (_, _, pair_fwd, pair_bwd, pair_mask_fwd, pair_mask_bwd, argsort_fwd, argsort_bwd, masks) = level.conv_cache["spconv"]
+        pairs = level.conv_cache["spconv"]
+        (_, _, pair_fwd, pair_bwd, pair_mask_fwd, pair_mask_bwd, argsort_fwd, argsort_bwd, masks) = pairs
         return functional.implicit_gemm(
             x.to(dtype), weight.to(dtype), pair_fwd, pair_bwd, pair_mask_fwd, pair_mask_bwd, argsort_fwd, argsort_bwd,
             x.shape[0], masks, needs_grad, True,

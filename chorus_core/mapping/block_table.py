@@ -28,11 +28,6 @@ def unpack(keys: Tensor) -> Tensor:
     return torch.stack((keys >> (2 * _AXIS_BITS), (keys >> _AXIS_BITS) & mask, keys & mask), dim=1) - _AXIS_HALF
 
 
-def in_range(coords: Tensor) -> Tensor:
-    """Which coordinates [P, 3] can be packed, bool [P]."""
-    return ((coords >= -_AXIS_HALF) & (coords < _AXIS_HALF)).all(dim=1)
-
-
 def _mix(keys: Tensor) -> Tensor:
     """Scrambled non-negative hash of keys (a multiply-xorshift finaliser in wrapping int64 arithmetic)."""
     h = keys * -7046029254386353131
@@ -54,13 +49,8 @@ class BlockTable:
 
     def find(self, keys: Tensor) -> Tensor:
         """Ids of keys, -1 where absent, int64 [P] of int64 [P]."""
-        mask = self._keys.shape[0] - 1
-        start = _mix(keys)
-        found = torch.full_like(keys, _EMPTY)
-        for probe in range(_PROBES):
-            cell = (start + probe) & mask
-            found = torch.where(self._keys[cell] == keys, self._ids[cell], found)
-        return found
+        cells = self._window(keys)  # [P, probes]
+        return torch.where(self._keys[cells] == keys[:, None], self._ids[cells], _EMPTY).amax(dim=1)
 
     def insert(self, keys: Tensor, ids: Tensor) -> None:
         """Add keys that are unique and absent, int64 [P] both."""
@@ -81,12 +71,13 @@ class BlockTable:
 
     def remove(self, keys: Tensor) -> None:
         """Forget keys; absent ones are ignored."""
-        mask = self._keys.shape[0] - 1
-        start = _mix(keys)
-        for probe in range(_PROBES):
-            cell = (start + probe) & mask
-            hit = self._keys[cell] == keys
-            self._keys[cell[hit]] = _EMPTY
+        cells = self._window(keys)
+        self._keys[cells[self._keys[cells] == keys[:, None]]] = _EMPTY
+
+    def _window(self, keys: Tensor) -> Tensor:
+        """All cells in which a key may be, int64 [P, probes]."""
+        probes = torch.arange(_PROBES, device=keys.device)
+        return (_mix(keys)[:, None] + probes) & (self._keys.shape[0] - 1)
 
     def _grow(self) -> None:
         kept = self._keys != _EMPTY

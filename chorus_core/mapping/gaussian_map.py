@@ -88,7 +88,7 @@ class GaussianMap:
     def integrate(self, frame: RgbdFrame) -> IntegrateReport:
         """Fuse a frame: measure the surface, give every voxel it touches a Gaussian, update it, carve free space."""
         on_device = DeviceFrame.upload(frame, self.device)
-        stride = choose_stride(torch.from_numpy(frame.depth), frame.intrinsics, self.config)
+        stride = choose_stride(frame.depth, frame.intrinsics, self.config)
         pixels = measure(on_device, self.config, stride, phase=self.frames)
         self.frames += 1
         self.stamp = frame.stamp
@@ -104,7 +104,7 @@ class GaussianMap:
     def export(self, min_hits: int | None = None) -> MapSnapshot:
         """All Gaussians seen in at least ``min_hits`` frames (the configuration's by default), as a copy."""
         hits = self.config.min_hits if min_hits is None else min_hits
-        hits = min(hits, max(self.frames, 1))
+        hits = max(min(hits, self.frames), 1)  # a freed slot has none
         slots = (self._hits[: self._used] >= hits).nonzero().squeeze(1)
         return self._snapshot(slots)
 
@@ -148,25 +148,25 @@ class GaussianMap:
         self._fuse(pixels, slots)
         kept = slots != _NONE
         self._hits[slots[kept]] = self.config.min_hits
-        self._evidence[slots[kept]] = -torch.log1p(-g.opacities[kept].clamp(max=0.999)).clamp(0.1, _MAX_EVIDENCE)
+        evidence = -torch.log1p(-g.opacities[kept].clamp(max=0.999))
+        self._evidence[slots[kept]] = evidence.clamp(0.1, _MAX_EVIDENCE)
 
     # ---- from pixels to slots ---------------------------------------------------------------------------------
 
     def _slots_of(self, pixels: SurfacePixels) -> tuple[Tensor, int, int, int]:
         """The slot of each pixel's voxel [P] (-1 where the map is full), and counts: added, evicted, dropped."""
-        voxels = torch.floor(pixels.points / self.config.voxel_size).long()  # [P, 3]
-        blocks = torch.div(voxels, BLOCK, rounding_mode="floor")
-        inside = voxels - blocks * BLOCK
-        keys = block_table.pack(blocks.clamp(-(1 << 20), (1 << 20) - 1))
+        keys, inside = self._locate(pixels.points)
         block_ids = self._blocks_of(keys)
         self._block_seen[block_ids] = self.frames
-        cells = block_ids * _CELLS + (inside[:, 0] * BLOCK + inside[:, 1]) * BLOCK + inside[:, 2]  # [P]
+        cells = block_ids * _CELLS + inside  # [P]
 
         slab = self._slab.view(-1)
         slots = slab[cells].long()
         fresh = (slots == _NONE).nonzero().squeeze(1)  # pixels in voxels without a Gaussian
         known = self._same_surface(pixels, fresh)
         slots[fresh] = known
+        joined = self._slot_cell[known[known != _NONE]] // _CELLS
+        self._block_seen[joined] = self.frames  # in use, so not to be evicted by this frame
         fresh = fresh[known == _NONE]
         if fresh.numel() == 0:
             return slots, 0, 0, 0
@@ -189,27 +189,35 @@ class GaussianMap:
         Depth noise exceeds a voxel a few metres away. Without this, every frame would add another sheet to the surface.
         """
         points, normals = pixels.points[fresh], pixels.normals[fresh]
-        found = torch.full_like(fresh, _NONE)
-        for offset in (-1.0, 1.0, -2.0, 2.0):
-            voxels = torch.floor((points + normals * (offset * self.config.voxel_size)) / self.config.voxel_size).long()
-            blocks = torch.div(voxels, BLOCK, rounding_mode="floor")
-            inside = voxels - blocks * BLOCK
-            block_ids = self._table.find(block_table.pack(blocks))
-            cells = block_ids.clamp(min=0) * _CELLS + (inside[:, 0] * BLOCK + inside[:, 1]) * BLOCK + inside[:, 2]
-            slots = torch.where(block_ids >= 0, self._slab.view(-1)[cells].long(), _NONE)
-            candidate = slots.clamp(min=0)
-            alike = (self._normal[candidate] * normals).sum(dim=1) > 0.5
-            fits = (found == _NONE) & (slots >= 0) & alike & (self._hits[candidate] >= 2)
-            found = torch.where(fits, slots, found)
-        return found
+        offsets = torch.tensor((-1.0, 1.0, -2.0, 2.0), device=self.device) * self.config.voxel_size  # nearest first
+        around = (points[:, None] + normals[:, None] * offsets[:, None]).view(-1, 3)  # [F * 4, 3]
+        block_keys, cells_inside = self._locate(around)
+        blocks = self._table.find(block_keys)
+        cells = blocks.clamp(min=0) * _CELLS + cells_inside
+        slots = torch.where(blocks >= 0, self._slab.view(-1)[cells].long(), _NONE).view(-1, len(offsets))
+        candidates = slots.clamp(min=0)
+        alike = (self._normal[candidates] * normals[:, None]).sum(dim=2) > 0.5
+        fits = (slots >= 0) & alike & (self._hits[candidates] >= 2)  # [F, 4]
+        first = fits.int().argmax(dim=1, keepdim=True)
+        return torch.where(fits.gather(1, first), slots.gather(1, first), _NONE).squeeze(1)
+
+    def _locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Packed key of the block [P] and cell inside the block [P] of points [P, 3]."""
+        voxels = torch.floor(points / self.config.voxel_size).long()
+        blocks = voxels >> 3  # floor division by BLOCK
+        inside = voxels & (BLOCK - 1)
+        limit = 1 << 20
+        return block_table.pack(blocks.clamp(-limit, limit - 1)), (
+            inside[:, 0] * BLOCK + inside[:, 1]
+        ) * BLOCK + inside[:, 2]
 
     def _blocks_of(self, keys: Tensor) -> Tensor:
         """Block ids of packed keys [P], making the blocks that are not there yet."""
         ids = self._table.find(keys)
-        missing = ids == _NONE
-        new_keys = torch.unique(keys[missing])
-        if new_keys.numel() == 0:
+        missing = (ids == _NONE).nonzero().squeeze(1)
+        if missing.numel() == 0:
             return ids
+        new_keys = torch.unique(keys[missing])
         count = new_keys.numel()
         reused = self._free_blocks[-count:] if self._free_blocks.numel() else self._free_blocks
         self._free_blocks = self._free_blocks[: self._free_blocks.numel() - reused.numel()]
@@ -269,7 +277,8 @@ class GaussianMap:
         old_weight = self._weight[touched][:, None]
         rate = new_weight / (old_weight + new_weight)
         for array, columns in (
-            (self._mean, slice(0, 3)), (self._color, slice(3, 6)), (self._normal, slice(6, 9)), (self._footprint, slice(9, 10)),
+            (self._mean, slice(0, 3)), (self._color, slice(3, 6)),
+            (self._normal, slice(6, 9)), (self._footprint, slice(9, 10)),
         ):  # fmt: skip
             old = array[touched]
             array[touched] = old + rate * (new[:, columns] - old)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,16 +55,21 @@ class DeviceFrame:
 
     @classmethod
     def upload(cls, frame: RgbdFrame, device: torch.device) -> DeviceFrame:
-        """Copy a frame to a device. Read-only arrays (as ROS messages give) are copied, never aliased."""
+        """A frame on a device; on a CPU it shares the frame's memory where that is writable."""
         return cls(
-            torch.tensor(frame.color, device=device),
-            torch.tensor(frame.depth, device=device),
+            _tensor(frame.color, device),
+            _tensor(frame.depth, device),
             frame.intrinsics,
             torch.tensor(frame.world_from_camera, dtype=torch.float32, device=device),
         )
 
 
-def choose_stride(depth: Tensor, intrinsics: CameraIntrinsics, config: MapConfig) -> int:
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor; torch cannot share memory that is read-only, as that of ROS messages is."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+
+
+def choose_stride(depth: np.ndarray, intrinsics: CameraIntrinsics, config: MapConfig) -> int:
     """The largest pixel stride that still gives each voxel of the middle of the scene 3 x 3 pixels.
 
     The median is taken over a coarse grid of pixels: it steers a sampling density, no more.
@@ -72,9 +78,9 @@ def choose_stride(depth: Tensor, intrinsics: CameraIntrinsics, config: MapConfig
         return config.stride
     samples = depth[::16, ::16]
     samples = samples[(samples > config.depth_min) & (samples < config.depth_max)]
-    if samples.numel() == 0:
+    if samples.size == 0:
         return 1
-    footprint = float(samples.median()) / intrinsics.fx
+    footprint = float(np.median(samples)) / intrinsics.fx
     return int(min(max(config.voxel_size / (3 * footprint), 1), 8))
 
 

@@ -56,7 +56,8 @@ def rasterize(gaussians: Gaussians, values: Tensor, view: View) -> tuple[Tensor,
     """
     k = view.intrinsics
     c = contributions(gaussians, view)
-    z = (gaussians.means @ view.camera_from_world(gaussians.device)[2, :3]) + view.camera_from_world(gaussians.device)[2, 3]
+    third_row = view.camera_from_world(gaussians.device)[2]
+    z = gaussians.means @ third_row[:3] + third_row[3]
     columns = torch.cat((values, z[:, None], torch.ones_like(z)[:, None]), dim=1)
     drawn = columns.new_zeros((k.height * k.width, columns.shape[1]))
     drawn = drawn.index_add(0, c.pixels, columns[c.gaussians] * c.weights[:, None]).view(k.height, k.width, -1)

@@ -64,7 +64,9 @@ class SemanticMap:
     def restore(self, labelled: LabelledMap) -> None:
         """Publish a map read from a file."""
         if labelled.features.shape[1] != self.text.dim:
-            raise ValueError(f"the map's features are {labelled.features.shape[1]} wide, the model's text {self.text.dim}")
+            raise ValueError(
+                f"the map's features are {labelled.features.shape[1]} wide, the model's text {self.text.dim}"
+            )
         with self._lock:
             self._current = labelled
 

@@ -61,7 +61,7 @@ class TextSide:
         self.dim = self.encoder.dim if self.basis is None else self.basis.dim
         self.calibration = _calibration(description)
         self.threshold = _threshold(description)
-        self.negatives = self._embed(NEGATIVES)  # [M, d]
+        self.negatives = self.embed_texts(NEGATIVES)  # [M, d]
         self.reference = self._ordinary_names()  # [R, d]
 
     def project_features(self, features: Tensor) -> Tensor:
@@ -79,9 +79,13 @@ class TextSide:
         :func:`~chorus_core.semantics.relevancy.classify`."""
         return self._project(encode_labels(vocabulary, self.encoder))
 
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts in the compact space, float32 [T, d]."""
+        return self._project(self.encoder.encode(list(texts)))
+
     def embed_query(self, text: str) -> Tensor:
         """A text, as :func:`~chorus_core.semantics.query_text.check_query` returns it, in the compact space [d]."""
-        return self._embed([text])[0]
+        return self.embed_texts([text])[0]
 
     def relevancy(self, features: Tensor, query: str | Tensor, negatives: Sequence[str] = ()) -> Tensor:
         """Relevancy of projected features to a query, in [0, 1].
@@ -102,12 +106,9 @@ class TextSide:
         score = relevancy(features, text, self.negatives, self.reference, calibration=self.calibration)
         if negatives:
             pairwise = Calibration(scale=(self.calibration or LERF).scale, offset=0.0, contrast=1.0)
-            veto = relevancy(features, text, self._embed(negatives), calibration=pairwise)
+            veto = relevancy(features, text, self.embed_texts(negatives), calibration=pairwise)
             score *= (2.0 * veto).clamp(max=1.0)
         return score
-
-    def _embed(self, texts: Sequence[str]) -> Tensor:
-        return self._project(self.encoder.encode(list(texts)))
 
     def _project(self, embeddings: Tensor) -> Tensor:
         embeddings = embeddings.to(self.device, torch.float32)
@@ -117,7 +118,7 @@ class TextSide:
         """What a text's commonness is measured with; not needed (a second of encoding) where it has no weight."""
         if self.calibration is None or self.calibration.commonness == 0:
             return None
-        return self._embed(load_vocabulary(REFERENCE).labels)
+        return self.embed_texts(load_vocabulary(REFERENCE).labels)
 
 
 def _entry(description: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:

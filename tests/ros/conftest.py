@@ -10,10 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parent))  # for harness, which pytest's importlib mode does not find
 
 from harness import CAMERA, FRAMES, Client, render
+
+from chorus_core.encoder import ChorusModel, ModelConfig, write_model
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,24 @@ def sequence(tmp_path_factory: pytest.TempPathFactory) -> Path:
     c = CAMERA
     calibration = {"fx": c.fx, "fy": c.fy, "cx": c.cx, "cy": c.cy, "width": c.width, "height": c.height}
     (folder / "intrinsics.json").write_text(json.dumps(calibration))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model folder: these tests are about the node, whatever the model knows."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        enc_channels=(16, 16, 16),
+        enc_depths=(1, 1, 1),
+        enc_num_head=(2, 2, 2),
+        patch_size=128,
+        heads={"lang": 384},
+        head_ratio=1,
+        grid_size=0.05,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    write_model(folder, ChorusModel(config), {"name": "untrained", "text": {"encoder": "minilm", "head": "lang"}})
     return folder
 
 

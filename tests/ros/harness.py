@@ -33,6 +33,7 @@ DOMAIN = 100 + os.getpid() % 100  # two test runs on one machine do not hear eac
 ENVIRONMENT = os.environ | {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 PARAMETERS = {
     "map.voxel_size": 0.05,
+    "topics.reliability": "reliable",  # every frame must arrive, on a busy machine too
     "encoder.period": 0.2,
     "encoder.min_gaussians": 200,
     "publish.status_period": 0.2,
@@ -167,11 +168,11 @@ class Client:
             publisher.publish(message)
 
 
-def until(condition: Callable[[], Any], timeout: float = 30.0) -> None:
-    """Wait for a condition; fail when it does not come true in time."""
+def until(condition: Callable[[], Any], timeout: float = 30.0, explain: Callable[[], Any] = str) -> None:
+    """Wait for a condition; fail, with an explanation, when it does not come true in time."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "timed out"
+        assert time.monotonic() < deadline, f"timed out: {explain()}"
         time.sleep(0.02)
 
 

@@ -65,9 +65,10 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_bag_into_node(bag: Path, client: Client, tmp_path: Path) -> None:
+def test_bag_into_node(bag: Path, client: Client, checkpoint: Path, tmp_path: Path) -> None:
     parameters = PARAMETERS | {
         "use_sim_time": True,
+        "encoder.checkpoint": checkpoint,
         "topics.color_transport": "compressed",
         "topics.depth_transport": "compressed",
         "frames.source": "odometry",
@@ -79,7 +80,7 @@ def test_bag_into_node(bag: Path, client: Client, tmp_path: Path) -> None:
         assert node.running(), node.text()
         player = Process(command("chorus_ros.player_node", str(bag), "--clock"), tmp_path / "player.txt")
         assert player.wait(60.0) == 0, player.text()
-        until(lambda: client.status.keyframes >= FRAMES - 2)
+        until(lambda: client.status.keyframes >= FRAMES - 2, explain=lambda: (client.status, node.text()))
         assert client.status.header.frame_id == ODOMETRY_FRAME
         assert client.status.header.stamp.sec >= START
         assert client.status.gaussians > 200

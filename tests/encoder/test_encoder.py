@@ -1,0 +1,187 @@
+"""From Gaussians to features: voxels, tiles, and the encoder as others use it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
+from chorus_core.encoder.inputs import gaussian_channels, point_channels, voxelize
+from chorus_core.encoder.tiles import tiles
+from chorus_core.gaussians import Gaussians
+
+TINY = ModelConfig(
+    enc_channels=(8, 16, 24),
+    enc_depths=(1, 1, 1),
+    enc_num_head=(2, 2, 4),
+    patch_size=64,
+    heads={"lang": 12},
+    head_ratio=1,
+)
+
+
+def make_scene(count: int, seed: int = 0, extent: float = 2.0) -> Gaussians:
+    rng = torch.Generator().manual_seed(seed)
+    means = torch.rand(count, 3, generator=rng) * torch.tensor((extent, extent, 0.3)) - torch.tensor(
+        (extent / 2, 5.0, 0.1)
+    )
+    quats = torch.nn.functional.normalize(torch.randn(count, 4, generator=rng), dim=1)
+    scales, colors = torch.rand(count, 3, generator=rng) * 0.02, torch.rand(count, 3, generator=rng)
+    return Gaussians(means, quats, scales, torch.rand(count, generator=rng), colors)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ChorusEncoder:
+    torch.manual_seed(0)
+    return ChorusEncoder(ChorusModel(TINY))
+
+
+# ---- channels and voxels --------------------------------------------------------------------------------------------
+
+
+def test_gaussian_channels_follow_the_release() -> None:
+    g = make_scene(200)
+    channels = gaussian_channels(Gaussians(g.means, g.quats * 3.0, g.scales, g.opacities, g.colors))
+    assert channels.shape == (200, 11)
+    assert torch.allclose(channels[:, :3], g.colors * 2 - 1)
+    assert torch.equal(channels[:, 3], g.opacities)
+    assert (channels[:, 4] >= 0).all()
+    assert torch.allclose((channels[:, 4:8] * g.quats).sum(1).abs(), torch.ones(200), atol=1e-5), "the same rotation"
+    assert torch.equal(channels[:, 8:], g.scales)
+
+
+def test_point_channels_are_centred_on_the_floor() -> None:
+    points = make_scene(100).means
+    channels = point_channels(points, torch.full((100, 3), 0.75), torch.randn(100, 3) * 5)
+    assert channels.shape == (100, 9)
+    coord = channels[:, :3]
+    assert torch.allclose(coord.amin(0)[:2], -coord.amax(0)[:2], atol=1e-5)
+    assert coord[:, 2].min() == 0
+    assert torch.allclose(channels[:, 3:6], torch.full((100, 3), 0.5))
+    assert torch.allclose(channels[:, 6:].norm(dim=1), torch.ones(100), atol=1e-5)
+
+
+@given(st.integers(1, 300), st.integers(0, 1000), st.sampled_from([0.02, 0.1, 0.7]))
+@settings(max_examples=40, deadline=None)
+def test_voxels_hold_their_points_and_show_the_one_of_highest_priority(count: int, seed: int, size: float) -> None:
+    g = make_scene(count, seed)
+    channels = gaussian_channels(g)
+    voxels = voxelize(g.means, channels, size, g.opacities)
+    cells = torch.floor(g.means / size).long()
+    cells = cells - cells.amin(0)
+    assert torch.equal(voxels.grid[voxels.voxel_of_point], cells)
+    assert len(voxels.grid.unique(dim=0)) == len(voxels.grid) == len(voxels.representative)
+    assert torch.equal(voxels.feat, channels[voxels.representative])
+    assert torch.equal(voxels.voxel_of_point[voxels.representative], torch.arange(len(voxels.grid)))
+    best = torch.zeros(len(voxels.grid)).scatter_reduce(
+        0, voxels.voxel_of_point, g.opacities, "amax", include_self=False
+    )
+    assert torch.equal(g.opacities[voxels.representative], best)
+
+
+def test_without_priority_the_first_point_stands_for_its_voxel() -> None:
+    points = torch.tensor([[0.01, 0, 0], [0.5, 0, 0], [0.015, 0, 0], [0.51, 0, 0]])
+    assert voxelize(points, torch.zeros(4, 1), 0.1).representative.sort().values.tolist() == [0, 1]
+
+
+# ---- tiles ----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(1, 400),
+    st.integers(0, 1000),
+    st.integers(1, 500),
+    st.sampled_from([0.0, 0.1, 0.8]),
+    st.sampled_from([0.0, 3.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_tiles_own_every_point_once_and_hold_their_halo(
+    count: int, seed: int, max_points: int, halo: float, extent: float
+) -> None:
+    points = make_scene(count, seed, extent).means
+    owners = torch.zeros(count, dtype=torch.int64)
+    pieces = list(tiles(points, max_points, halo))
+    for region, owned in pieces:
+        assert len(region.unique()) == len(region) == len(owned)
+        mine = points[region[owned], :2]
+        low, high = mine.amin(0), mine.amax(0)
+        near = ((points[:, :2] >= low - halo) & (points[:, :2] <= high + halo)).all(1)
+        assert set(region.tolist()) == set(near.nonzero().squeeze(1).tolist())
+        assert len(region) <= max_points or float((high - low).max()) <= 2 * halo
+        owners[region[owned]] += 1
+    assert (owners == 1).all()
+    if count <= max_points:
+        assert len(pieces) == 1
+
+
+def test_many_points_in_one_column_end() -> None:
+    points = torch.zeros(1000, 3)
+    points[:500, 0] = 1.0
+    assert sum(int(owned.sum()) for _, owned in tiles(points, 100, 0.0)) == 1000
+
+
+# ---- encoding -------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_unit_vectors_in_the_order_of_the_gaussians(encoder: ChorusEncoder) -> None:
+    g = make_scene(800)
+    features = encoder.encode(g)
+    assert features.dtype == torch.float16
+    assert features.shape == (800, 12)
+    assert torch.allclose(features.float().norm(dim=1), torch.ones(800), atol=2e-3)
+    shuffle = torch.randperm(800)
+    assert torch.allclose(encoder.encode(g[shuffle]).float(), features[shuffle].float(), atol=5e-3)
+    assert encoder.encode(g, head=None).shape == (800, 48)
+
+
+def test_gaussians_of_one_voxel_share_its_feature(encoder: ChorusEncoder) -> None:
+    g = make_scene(800)
+    features = encoder.encode(g, grid_size=0.3)
+    cells = torch.floor(g.means / 0.3).long()
+    _, cell = cells.unique(dim=0, return_inverse=True)
+    for which in cell.unique():
+        rows = features[cell == which]
+        assert (rows == rows[0]).all()
+
+
+def test_tiling_that_fits_is_one_pass_and_tiling_with_context_is_close(encoder: ChorusEncoder) -> None:
+    g = make_scene(3000, extent=6.0)
+    whole = encoder.encode(g, grid_size=0.1)
+    assert torch.equal(encoder.encode(g, grid_size=0.1, max_points=3000), whole)
+    tiled = encoder.encode(g, grid_size=0.1, max_points=1500, halo=0.8)
+    assert torch.isfinite(tiled).all()
+    assert torch.nn.functional.cosine_similarity(tiled.float(), whole.float()).median() > 0.9
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_hardly_anything_to_encode(encoder: ChorusEncoder, count: int) -> None:
+    features = encoder.encode(make_scene(5)[:count])
+    assert features.shape == (count, 12)
+    assert torch.isfinite(features).all()
+
+
+def test_wrong_inputs_are_named(encoder: ChorusEncoder) -> None:
+    g = make_scene(10)
+    with pytest.raises(ValueError, match="9 channels, the model reads 11"):
+        encoder.encode_points(g.means, g.colors, g.means)
+    with pytest.raises(KeyError, match="no head 'dino'"):
+        encoder.encode(g, head="dino")
+
+
+def test_the_point_variant_reads_points_alone() -> None:
+    config = ModelConfig.from_dict({**TINY.to_dict(), "in_channels": 9})
+    encoder, g = ChorusEncoder(ChorusModel(config)), make_scene(300)
+    assert encoder.encode_points(g.means, g.colors, torch.randn(300, 3)).shape == (300, 12)
+    with pytest.raises(ValueError, match="encode_points"):
+        encoder.encode(g)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_agrees_with_cpu(encoder: ChorusEncoder) -> None:
+    g = make_scene(2000)
+    expected = encoder.encode(g)
+    torch.manual_seed(0)
+    found = ChorusEncoder(ChorusModel(TINY), device="cuda").encode(g.to("cuda")).cpu()
+    assert torch.nn.functional.cosine_similarity(found.float(), expected.float()).mean() > 0.999

@@ -1,0 +1,94 @@
+"""The sparse convolution against a dense one, and against spconv."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chorus_core.encoder.hierarchy import Level
+from chorus_core.encoder.sparse_conv import SubMConv3d, convolve_torch
+
+
+def random_level(seed: int, sizes: tuple[int, ...] = (400, 300), extent: int = 12) -> Level:
+    """Occupied voxels of several scenes in the same box."""
+    rng = torch.Generator().manual_seed(seed)
+    cells = torch.cartesian_prod(*[torch.arange(extent)] * 3)
+    grid = torch.cat([cells[torch.randperm(len(cells), generator=rng)[:size]] for size in sizes])
+    batch = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    return Level(grid, batch, None, [])
+
+
+def convolve_densely(x: torch.Tensor, weight: torch.Tensor, level: Level) -> torch.Tensor:
+    """The same through conv3d on the whole box, read at the occupied voxels."""
+    extent = int(level.grid.max()) + 1
+    dense = x.new_zeros(int(level.batch.max()) + 1, x.shape[1], extent, extent, extent)
+    place = (level.batch, slice(None), *level.grid.unbind(1))
+    dense[place] = x
+    out = torch.nn.functional.conv3d(dense, weight.permute(0, 4, 1, 2, 3), padding=1)
+    return out[place]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_the_dense_convolution_at_the_occupied_voxels(seed: int) -> None:
+    level = random_level(seed)
+    torch.manual_seed(seed)
+    conv = SubMConv3d(7, 5)
+    conv.bias.data.normal_()
+    x = torch.randn(len(level), 7, requires_grad=True)
+    found = conv(x, level)
+    expected = convolve_densely(x, conv.weight, level) + conv.bias
+    assert torch.allclose(found, expected, atol=1e-5)
+    direction = torch.randn_like(found)
+    ours = torch.autograd.grad((found * direction).sum(), (x, conv.weight))
+    theirs = torch.autograd.grad((expected * direction).sum(), (x, conv.weight))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_lonely_voxels_and_the_ends_of_the_grid() -> None:
+    """Neighbours must not wrap from one axis into the next."""
+    grid = torch.tensor([[0, 0, 3], [0, 1, 0], [1, 0, 0], [0, 3, 3], [3, 3, 3], [1, 3, 3]])
+    level = Level(grid, torch.zeros(6, dtype=torch.int64), None, [])
+    weight, x = torch.randn(4, 3, 3, 3, 4), torch.randn(6, 4)
+    assert torch.allclose(convolve_torch(x, weight, level), convolve_densely(x, weight, level), atol=1e-5)
+    alone = Level(torch.tensor([[5, 5, 5]]), torch.zeros(1, dtype=torch.int64), None, [])
+    assert torch.allclose(convolve_torch(x[:1], weight, alone), x[:1] @ weight[:, 1, 1, 1].T, atol=1e-6)
+
+
+def spconv_or_skip():
+    spconv = pytest.importorskip("spconv.pytorch", reason="spconv is not installed", exc_type=ImportError)
+    from spconv.core import ConvAlgo
+
+    return spconv, ConvAlgo.Native
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_it_is_spconvs(seed: int) -> None:
+    spconv, native = spconv_or_skip()
+    level = random_level(seed)
+    torch.manual_seed(seed)
+    ours = SubMConv3d(8, 6)
+    theirs = spconv.SubMConv3d(8, 6, 3, bias=True, indice_key="level", algo=native)
+    assert theirs.weight.shape == ours.weight.shape, "the layout of the release is spconv's"
+    with torch.no_grad():
+        theirs.weight.copy_(ours.weight)
+        theirs.bias.copy_(ours.bias.normal_())
+    indices = torch.cat((level.batch[:, None], level.grid), dim=1).int()
+    shape = (level.grid.amax(dim=0) + 1).tolist()
+    x = torch.randn(len(level), 8)
+    expected = theirs(spconv.SparseConvTensor(x, indices, shape, 2)).features
+    assert torch.allclose(ours(x, level), expected, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("grad", [False, True])
+def test_cuda_agrees_with_cpu(grad: bool) -> None:
+    level = random_level(0, sizes=(1200, 900), extent=20)
+    on_gpu = Level(level.grid.cuda(), level.batch.cuda(), None, [])
+    torch.manual_seed(0)
+    conv = SubMConv3d(32, 32)
+    x = torch.randn(len(level), 32)
+    expected = conv(x, level)
+    with torch.set_grad_enabled(grad):
+        found = conv.cuda()(x.cuda(), on_gpu).cpu()
+    assert torch.allclose(found, expected, atol=2e-2 if not grad else 5e-3)

@@ -1,0 +1,54 @@
+"""Synthetic frames of simple bodies, computed in closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from chorus_core.frames import CameraIntrinsics, RgbdFrame
+
+CAMERA = CameraIntrinsics(130.0, 131.0, 79.5, 59.5, 160, 120)
+
+
+def rays(camera: CameraIntrinsics) -> np.ndarray:
+    """Directions of z-depth 1 through every pixel, camera frame, float64 [H, W, 3]."""
+    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+    return np.stack(((u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones_like(u, dtype=float)), axis=-1)
+
+
+def make_frame(
+    depth: np.ndarray | float,
+    color: np.ndarray | tuple[int, int, int] = (120, 130, 140),
+    pose: np.ndarray | None = None,
+    stamp: float = 0.0,
+    camera: CameraIntrinsics = CAMERA,
+) -> RgbdFrame:
+    """A frame of a depth and a colour, each an image or one value for all pixels."""
+    shape = (camera.height, camera.width)
+    depth = np.broadcast_to(np.asarray(depth, dtype=np.float32), shape).copy()
+    color = np.broadcast_to(np.asarray(color, dtype=np.uint8), (*shape, 3)).copy()
+    return RgbdFrame(color, depth, camera, np.eye(4) if pose is None else pose, stamp)
+
+
+def moved(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> np.ndarray:
+    """world_from_camera of a camera moved in its own axes and turned about its y axis, float64 [4, 4]."""
+    pose = np.eye(4)
+    pose[:3, :3] = [[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]]
+    pose[:3, 3] = (x, y, z)
+    return pose
+
+
+def plane_depth(pose: np.ndarray, normal: np.ndarray, offset: float, camera: CameraIntrinsics = CAMERA) -> np.ndarray:
+    """z-depth of the world plane ``normal . p = offset``, 0 where it is not met [H, W]."""
+    directions = rays(camera) @ pose[:3, :3].T
+    along = directions @ normal
+    z = (offset - pose[:3, 3] @ normal) / np.where(np.abs(along) < 1e-9, np.nan, along)
+    return np.where(z > 0, z, 0.0)
+
+
+def sphere_depth(pose: np.ndarray, centre: np.ndarray, radius: float, camera: CameraIntrinsics = CAMERA) -> np.ndarray:
+    """z-depth of the near side of a sphere, 0 beside it [H, W]."""
+    directions = rays(camera) @ pose[:3, :3].T
+    away = pose[:3, 3] - centre
+    a, b, c = (directions**2).sum(-1), directions @ away, away @ away - radius**2
+    discriminant = b * b - a * c
+    return np.where(discriminant > 0, (-b - np.sqrt(np.maximum(discriminant, 0))) / a, 0.0)

@@ -1,0 +1,180 @@
+"""``python -m training.evaluate``: what a model is worth, on a labelled recording, on test scenes, on any recording.
+
+``house`` maps a recording that has a labelled surface and reports label accuracy, "is it there?" and renders;
+``scenes`` reports label accuracy on generated test scenes; ``sequence`` reports what needs no ground truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chorus_core.config import Config, parse
+from chorus_core.encoder import ChorusEncoder
+from chorus_core.io.atomic import atomic_path
+from chorus_core.io.rgbd import open_sequence
+from chorus_core.pipeline import Pipeline
+from chorus_core.semantics.text_side import TextSide
+from chorus_core.semantics.vocabulary import Vocabulary
+from training.evaluation.encoded import SceneAccuracy, Unseen, encode_scenes, predict
+from training.evaluation.figures import draw_recording
+from training.evaluation.label_accuracy import label_accuracy
+from training.evaluation.presence import Answer, ask, object_gap
+from training.evaluation.recording import hold_out, map_recording, render_quality
+from training.evaluation.surface import LabelledSurface
+from training.language import LanguageTargets, absent_words
+from training.scenes.assets import AssetLibrary, Split
+
+logger = logging.getLogger(__name__)
+
+
+def build_pipeline(model: Path, voxel_size: float, vocabulary: str, device: str = "auto") -> Pipeline:
+    """The pipeline as a robot would run it, at its defaults but for what is given."""
+    options = {
+        "map.voxel_size": voxel_size,
+        "encoder.checkpoint": str(model),
+        "encoder.device": device,
+        "device": device,
+        "semantics.vocabulary": vocabulary,
+        "semantics.object_gap": object_gap(voxel_size),
+    }
+    return Pipeline(parse(Config, options))
+
+
+def evaluate_recording(
+    model: Path, recording: Path, voxel_size: float, out: Path, views: int, vocabulary: str, device: str
+) -> tuple[dict[str, Any], Pipeline, list]:
+    """Counts, stage times and renders of a recording; also the pipeline and the frames held out."""
+    pipeline = build_pipeline(model, voxel_size, vocabulary, device)
+    sequence = open_sequence(recording / "bag" if (recording / "bag").is_dir() else recording)
+    held_out = hold_out(len(sequence), views)
+    frames = map_recording(pipeline, sequence, held_out)
+    report: dict[str, Any] = {
+        "model": pipeline.encoder.description.get("name", model.name),
+        "voxel_size": voxel_size,
+        "frames": len(sequence) - len(held_out),
+        "frames_held_out": held_out,
+        "gaussians": len(pipeline.labelled_map()),
+        "threshold": pipeline.semantics.text.threshold,
+    }
+    report["renders"] = asdict(render_quality(pipeline.labelled_map().gaussians, frames))
+    return report, pipeline, frames
+
+
+def evaluate_house(a: argparse.Namespace) -> dict[str, Any]:
+    surface = LabelledSurface.load(a.sequence)
+    report, pipeline, frames = evaluate_recording(a.model, a.sequence, a.voxel, a.out, a.views, a.vocabulary, a.device)
+    reach = 2 * a.voxel
+    report["labels"] = {a.vocabulary: label_accuracy(pipeline.labelled_map(), surface, reach)}
+    draw_recording(a.out, pipeline.labelled_map(), surface, frames[2 :: max(1, len(frames) // 4)], reach)
+    absent = ask(pipeline, absent_words("test"), surface, reach)
+    present = ask(pipeline, surface.labels, surface, reach)
+    report["presence"] = presence_report(absent, present, surface)
+    for extra in a.also:
+        pipeline.set_vocabulary(extra)
+        report["labels"][extra] = label_accuracy(pipeline.labelled_map(), surface, reach)
+    report["stage_ms"] = pipeline.status().stage_ms
+    return report
+
+
+def presence_report(absent: Sequence[Answer], present: Sequence[Answer], surface: LabelledSurface) -> dict[str, Any]:
+    """How often "nothing" was right for absent things, and how often present things were found, and in place."""
+
+    def share(values: Sequence[bool]) -> float:
+        return sum(values) / len(values) if values else float("nan")
+
+    seen = [x for x in present if x.text not in surface.held_back]
+    held = [x for x in present if x.text in surface.held_back]
+    return {
+        "absent_answered_nothing": share([x.objects == 0 for x in absent]),
+        "absent_words": len(absent),
+        "present_found": share([x.objects > 0 for x in present]),
+        "present_right": share([x.truth == x.text for x in present]),
+        "seen_found": share([x.objects > 0 for x in seen]),
+        "seen_right": share([x.truth == x.text for x in seen]),
+        "held_back_found": share([x.objects > 0 for x in held]),
+        "held_back_right": share([x.truth == x.text for x in held]),
+        "absent": {x.text: [x.objects, round(x.score, 3), x.truth] for x in absent},
+        "present": {x.text: [x.objects, round(x.score, 3), x.truth] for x in present},
+    }
+
+
+def evaluate_sequence(a: argparse.Namespace) -> dict[str, Any]:
+    report, pipeline, frames = evaluate_recording(a.model, a.sequence, a.voxel, a.out, a.views, a.vocabulary, a.device)
+    draw_recording(a.out, pipeline.labelled_map(), None, frames[2 :: max(1, len(frames) // 4)], 2 * a.voxel)
+    found = ask(pipeline, a.query, None, 2 * a.voxel)
+    report["queries"] = {x.text: [x.objects, round(x.score, 3)] for x in found}
+    labelled = pipeline.labelled_map()
+    counts = np.bincount(labelled.labels[labelled.labels >= 0].cpu().numpy(), minlength=len(labelled.vocabulary))
+    order = [int(i) for i in np.argsort(-counts, kind="stable")[:20] if counts[i]]
+    report["labels"] = {labelled.vocabulary.labels[i]: int(counts[i]) for i in order}
+    report["stage_ms"] = pipeline.status().stage_ms
+    return report
+
+
+def evaluate_scenes(a: argparse.Namespace) -> dict[str, Any]:
+    bank = LanguageTargets.load(a.bank)
+    split = Split.make(library := AssetLibrary(a.assets), a.split_seed)
+    encoder = ChorusEncoder.from_pretrained(a.model, a.device)
+    text = TextSide(encoder.description, encoder.basis)
+    names = text.embed_labels(Vocabulary(bank.names))
+    accuracy = SceneAccuracy(bank.names, Unseen.of(split, split.trained_categories(library), bank))
+    for scene in encode_scenes(encoder, a.scenes, a.subset, bank, text.head):
+        accuracy.add(scene, predict(text.project_features(scene.features), names))
+    return {"vocabulary": len(bank.names), "subset": a.subset, **accuracy.report()}
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--model", type=Path, required=True, help="model folder")
+    shared.add_argument("--out", type=Path, required=True, help="folder for report and pictures")
+    shared.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
+    recording = argparse.ArgumentParser(add_help=False)
+    recording.add_argument("--sequence", type=Path, required=True, help="recording, as chorus_core.io opens it")
+    recording.add_argument("--voxel", type=float, default=0.05, help="voxel size of the map, metres")
+    recording.add_argument("--views", type=int, default=20, help="frames held out to judge renders by")
+    house = commands.add_parser("house", parents=[shared, recording], help="a recording with a labelled surface")
+    house.add_argument("--vocabulary", default="house", help="labels to choose from")
+    house.add_argument("--also", nargs="*", default=["indoor"], help="further vocabularies to label with")
+    house.set_defaults(run=evaluate_house)
+    sequence = commands.add_parser("sequence", parents=[shared, recording], help="a recording without ground truth")
+    sequence.add_argument("--vocabulary", default="indoor", help="labels to choose from")
+    sequence.add_argument("--query", nargs="*", default=[], help="texts to ask for")
+    sequence.set_defaults(run=evaluate_sequence)
+    scenes = commands.add_parser("scenes", parents=[shared], help="generated scenes")
+    scenes.add_argument("--scenes", type=Path, required=True, help="folder of scenes")
+    scenes.add_argument("--subset", default="test", choices=("val", "test"))
+    scenes.add_argument("--bank", type=Path, required=True, help="language bank (training.language)")
+    scenes.add_argument("--assets", type=Path, required=True, help="asset folder, for what is held back")
+    scenes.add_argument("--split-seed", type=int, default=0)
+    scenes.set_defaults(run=evaluate_scenes)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = options.run(options)
+    write_report(options.out / f"{options.command}.json", report)
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measurements on scenes with ground truth and on recordings; what ``python -m training.evaluate`` reports."""
