@@ -24,8 +24,8 @@ from chorus_core.encoder import ChorusEncoder
 from chorus_core.frames import RgbdFrame
 from chorus_core.io.gaussian_ply import save_gaussians
 from chorus_core.io.map_file import save_map
-from chorus_core.mapping import GaussianMap, IntegrateReport
-from chorus_core.region import RegionScheduler
+from chorus_core.mapping import GaussianMap, IntegrateReport, MapSnapshot
+from chorus_core.region import Region, RegionScheduler
 from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
 from chorus_core.semantics.objects import SceneObject
 from chorus_core.semantics.semantic_map import SemanticMap
@@ -126,17 +126,25 @@ class Pipeline:
             region = self._scheduler.next_region(centers, snapshot.gaussians.means)
             if region is None:
                 return None
-            with self._timed("encode"):
-                features = self.encoder.encode(
-                    snapshot.gaussians[region.context],
-                    grid_size=max(self.config.map.voxel_size, self.encoder.model.config.grid_size),
-                    max_points=self.config.encoder.max_gaussians,
-                    halo=self.config.encoder.halo,
-                )
-            with self._timed("label"):
-                self.semantics.update(snapshot, region.owned_indices, features[region.owned.to(features.device)])
+            try:
+                self._encode_region(snapshot, region)
+            except Exception:
+                self._scheduler.put_back(region)
+                raise
             self._encodes += 1
             return EncodeReport(region.owned_indices.numel(), len(snapshot.gaussians), time.perf_counter() - began)
+
+    def _encode_region(self, snapshot: MapSnapshot, region: Region) -> None:
+        with self._timed("encode"):
+            features = self.encoder.encode(
+                snapshot.gaussians[region.context],
+                head=self.semantics.text.head,
+                grid_size=max(self.config.map.voxel_size, self.encoder.model.config.grid_size),
+                max_points=self.config.encoder.max_gaussians,
+                halo=self.config.encoder.halo,
+            )
+        with self._timed("label"):
+            self.semantics.update(snapshot, region.owned_indices, features[region.owned.to(features.device)])
 
     def encode_all(self) -> None:
         """Encode until nothing is left that changed."""
@@ -200,7 +208,7 @@ class Pipeline:
                 gaussians = self.map.export().gaussians.to("cpu")
             save_gaussians(path, gaussians)
         else:
-            save_map(path, current, instances, self.encoder.description.get("name", self.config.encoder.checkpoint))
+            save_map(path, current, instances, self.config.encoder.checkpoint)
 
     def reset(self) -> None:
         """Forget the map and its meaning; keep model, vocabulary and settings."""

@@ -20,10 +20,12 @@ class Region:
     Attributes:
         context: indices into the snapshot [M].
         owned: which of these are wanted, bool [M].
+        changes: the columns it covers and how much they had changed.
     """
 
     context: Tensor
     owned: Tensor
+    changes: dict[tuple[int, int], int]
 
     @property
     def owned_indices(self) -> Tensor:
@@ -53,11 +55,11 @@ class RegionScheduler:
         if not self._changes or means.shape[0] == 0:
             return None
         if means.shape[0] <= self._config.max_gaussians:
-            self._changes.clear()
+            changes, self._changes = self._changes, {}
             everything = torch.arange(means.shape[0], device=means.device)
-            return Region(everything, torch.ones_like(everything, dtype=torch.bool))
+            return Region(everything, torch.ones_like(everything, dtype=torch.bool), changes)
         column = max(self._changes, key=lambda c: self._changes[c])
-        del self._changes[column]
+        changes = {column: self._changes.pop(column)}
         low = means.new_tensor(column) * _TILE
         plane = means[:, :2]
         halo = self._config.halo
@@ -65,4 +67,9 @@ class RegionScheduler:
         owned = ((plane[context] >= low) & (plane[context] < low + _TILE)).all(dim=1)
         if not bool(owned.any()):
             return self.next_region(dirty_centers[:0], means)
-        return Region(context, owned)
+        return Region(context, owned, changes)
+
+    def put_back(self, region: Region) -> None:
+        """Remember a region whose encoding failed, so that it is tried again."""
+        for column, count in region.changes.items():
+            self._changes[column] = self._changes.get(column, 0) + count

@@ -20,8 +20,9 @@ from chorus_msgs.srv import Query, SetVocabulary
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -34,6 +35,7 @@ from chorus_core.semantics.vocabulary import shipped_vocabularies
 from chorus_ros import conversions, diagnostics, parameters, qos
 from chorus_ros.pairing import ApproximatePairing, DropCounter, WaitingRoom
 from chorus_ros.poses import make_pose_source
+from chorus_ros.spinning import spin_until_stopped
 
 # Looks for poses that no callback announced, and lets frames go that waited too long.
 _POLL_PERIOD = 0.05
@@ -357,24 +359,21 @@ def _requested_vocabulary(labels: Sequence[str], name: str) -> list[str] | str:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the node until it is interrupted."""
-    rclpy.init(args=args)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)  # see spin_until_stopped
     node = None
     try:
         node = PerceptionNode()
         executor = MultiThreadedExecutor(num_threads=4)
         executor.add_node(node)
-        try:
-            executor.spin()
-        finally:
-            executor.shutdown()  # joins the threads that run callbacks
-    except (KeyboardInterrupt, ExternalShutdownException):
+        spin_until_stopped(executor)
+    except KeyboardInterrupt:  # while starting
         pass
     except ConfigError as error:
         sys.exit(f"perception_node: {error}")
     except (ValueError, OSError) as error:
         if node is not None:
             raise
-        sys.exit(f"perception_node could not start: {error}")
+        sys.exit(f"perception_node could not start: {' '.join(str(error).split())}")  # one line, whoever raised it
     finally:
         if node is not None:
             node.close()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import chorus_core  # noqa: F401 - before torch: sets how OpenMP threads wait
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
 from chorus_msgs.msg import LabelInfo, MapStatus
 from chorus_msgs.srv import Query
 from diagnostic_msgs.msg import DiagnosticArray
@@ -25,7 +26,14 @@ from visualization_msgs.msg import MarkerArray
 
 from chorus_core.frames import CameraIntrinsics
 from chorus_ros import conversions, qos
-from chorus_ros.player_node import BASE_FRAME, BASE_FROM_CAMERA, ODOMETRY_FRAME, transform_stamped
+from chorus_ros.player_node import (
+    BASE_FRAME,
+    BASE_FROM_CAMERA,
+    CAMERA_FRAME,
+    MAP_FRAME,
+    ODOMETRY_FRAME,
+    transform_stamped,
+)
 
 CAMERA = CameraIntrinsics(130.0, 130.0, 79.5, 59.5, 160, 120)
 FRAMES = 24
@@ -79,9 +87,11 @@ class Process:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def interrupt(self, timeout: float = 20.0) -> int:
-        """Ctrl-C; the exit status."""
-        self._process.send_signal(signal.SIGINT)
+    def interrupt(self, timeout: float = 20.0, times: int = 1) -> int:
+        """Ctrl-C, once or several times in quick succession; the exit status."""
+        for _ in range(times):
+            self._process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
         return self._process.wait(timeout)
 
     def wait(self, timeout: float) -> int:
@@ -117,6 +127,7 @@ class Client:
         self.depth = self.node.create_publisher(Image, "/camera/depth/image_raw", qos.STREAM)
         self.info = self.node.create_publisher(CameraInfo, "/camera/color/camera_info", qos.STREAM)
         self.tf = self.node.create_publisher(TFMessage, "/tf", qos.TF)
+        self.tf_static = self.node.create_publisher(TFMessage, "/tf_static", qos.TF_STATIC)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin)
@@ -154,18 +165,32 @@ class Client:
     def query(self, text: str, **fields: Any) -> Query.Response:
         return self.call(Query, "/chorus/query", Query.Request(text=text, **fields))
 
-    def send(self, stamp: float, color: Image | None = None, depth: Image | None = None, **calibration: Any) -> None:
-        """One frame, good unless told otherwise; TF for it was sent by the player's end."""
-        pixels, millimetres, _ = render(0)
-        header = Header(stamp=conversions.time_message(stamp), frame_id="camera_color_optical_frame")
-        color = color or conversions.image_message(header, pixels, "rgb8")
-        depth = depth or conversions.image_message(header, millimetres, "16UC1")
-        info = conversions.camera_info_message(header, CAMERA)
-        for name, value in calibration.items():
-            setattr(info, name, value)
-        for publisher, message in ((self.color, color), (self.depth, depth), (self.info, info)):
-            message.header = header
+    def send(self, stamp: float | Time, **fields: Any) -> None:
+        """One frame, good unless told otherwise (see :func:`frame_messages`); its pose is up to others."""
+        for publisher, message in zip(
+            (self.color, self.depth, self.info), frame_messages(stamp, **fields), strict=True
+        ):
             publisher.publish(message)
+
+
+def frame_messages(
+    stamp: float | Time,
+    color: Image | None = None,
+    depth: Image | None = None,
+    frame_id: str = CAMERA_FRAME,
+    **calibration: Any,
+) -> tuple[Image, Image, CameraInfo]:
+    """Colour, depth and calibration of the room's first view, with what is given in place of it."""
+    pixels, millimetres, _ = render(0)
+    stamp = stamp if isinstance(stamp, Time) else conversions.time_message(stamp)
+    header = Header(stamp=stamp, frame_id=frame_id)
+    color = color or conversions.image_message(header, pixels, "rgb8")
+    depth = depth or conversions.image_message(header, millimetres, "16UC1")
+    info = conversions.camera_info_message(header, CAMERA)
+    color.header = depth.header = header
+    for name, value in calibration.items():
+        setattr(info, name, value)
+    return color, depth, info
 
 
 def until(condition: Callable[[], Any], timeout: float = 30.0, explain: Callable[[], Any] = str) -> None:
@@ -174,6 +199,13 @@ def until(condition: Callable[[], Any], timeout: float = 30.0, explain: Callable
     while not condition():
         assert time.monotonic() < deadline, f"timed out: {explain()}"
         time.sleep(0.02)
+
+
+def static_tf() -> TFMessage:
+    """What the player publishes on /tf_static."""
+    map_from_odometry = transform_stamped(0.0, MAP_FRAME, ODOMETRY_FRAME, np.eye(4))
+    base_from_camera = transform_stamped(0.0, BASE_FRAME, CAMERA_FRAME, BASE_FROM_CAMERA)
+    return TFMessage(transforms=[map_from_odometry, base_from_camera])
 
 
 def odometry_tf(stamp: float, map_from_camera: np.ndarray) -> TFMessage:

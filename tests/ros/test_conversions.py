@@ -215,6 +215,15 @@ def test_broken_messages(name: str) -> None:
     assert any(words in str(caught.value) for words in ("expected", "does not decode"))
 
 
+@pytest.mark.parametrize("metres", [1.1e5, -1e12, 1e300, float("nan")])
+def test_camera_beyond_reach(metres: float) -> None:
+    """Positions that float32 cannot tell apart would lump the map together, or put infinity into it."""
+    pose = np.eye(4)
+    pose[1, 3] = metres
+    with pytest.raises(MessageError, match="expected within 100000 m"):
+        conversions.rgbd_frame(*messages(), pose)
+
+
 def test_projection_of_rectified_images() -> None:
     info = conversions.camera_info_message(header(), CAMERA)
     p = np.array(info.p)

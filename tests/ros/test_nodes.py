@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,23 +203,50 @@ def test_reset(mapped: Client) -> None:
 
 
 def test_interrupt_ends_the_node_cleanly(mapped: Client, node: Process) -> None:
-    assert node.interrupt() == 0, node.text()
+    """While it integrates and encodes, and twice, as with Ctrl-C under a launcher that passes it on."""
+    _, _, pose = render(0)
+    for number in range(20):
+        stamp = 20.0 + 0.1 * number
+        mapped.tf.publish(odometry_tf(stamp, pose))
+        mapped.send(stamp)
+    assert node.interrupt(times=3) == 0, node.text()
     assert "Traceback" not in node.text()
 
 
+def cut_short(checkpoint: Path, folder: Path) -> Path:
+    """A copy of a model whose weights end early."""
+    model = Path(shutil.copytree(checkpoint, folder / "cut_short"))
+    (weights,) = model.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    return model
+
+
+def garbage(_: Path, folder: Path) -> Path:
+    """A file that is no checkpoint."""
+    path = folder / "garbage.pth"
+    path.write_bytes(b"no checkpoint at all" * 100)
+    return path
+
+
 @pytest.mark.parametrize(
-    ("parameters", "expected"),
+    ("name", "value", "expected"),
     [
-        ({"map.voxelsize": 0.05}, "unknown parameter map.voxelsize; did you mean map.voxel_size"),
-        ({"encoder.checkpoint": "no/such/model"}, "no/such/model"),
+        ("map.voxelsize", 0.05, "unknown parameter map.voxelsize; did you mean map.voxel_size"),
+        ("semantics.vocabulary", "no_such_words", "no_such_words"),
+        ("encoder.checkpoint", "no/such/model", "no/such/model"),
+        ("encoder.checkpoint", cut_short, "cut_short"),
+        ("encoder.checkpoint", garbage, "garbage.pth"),
     ],
 )
-def test_bad_start_is_explained(parameters: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_bad_start_is_one_clear_line(name: str, value: Any, expected: str, checkpoint: Path, tmp_path: Path) -> None:
+    value = value(checkpoint, tmp_path) if callable(value) else value
+    parameters = {"encoder.checkpoint": checkpoint} | {name: value}
     process = Process(command("chorus_ros.perception_node", **parameters), tmp_path / "log.txt")
     try:
-        assert process.wait(90.0) != 0
-        assert expected in process.text()
-        assert "Traceback" not in process.text()
+        assert process.wait(90.0) == 1
+        (line,) = process.text().splitlines()
+        assert line.startswith("perception_node")
+        assert expected in line
     finally:
         process.end()
 
