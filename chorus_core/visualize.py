@@ -81,7 +81,7 @@ def overview(gaussians: Gaussians, width: int = 960, height: int = 720, cut: flo
         across, along = extent[0], extent[1]
     pitch = np.deg2rad(58.0)
     focal = 1.6 * width
-    distance = 1.08 * max(across * focal / width, (along * np.sin(pitch) + 1.5) * focal / height)
+    distance = 1.16 * max(across * focal / width, (along * np.sin(pitch) + 1.5) * focal / height)
     view_direction = np.array([*(forward * np.cos(pitch)), -np.sin(pitch)])
     right = np.array([forward[1], -forward[0], 0.0])
     down = np.cross(view_direction, right)

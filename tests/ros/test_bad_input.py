@@ -71,8 +71,8 @@ def node(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "encoder.checkpoint": checkpoint,
         "encoder.min_gaussians": 10_000_000,  # never encoded: save_map writes the map itself
         "publish.map_folder": folder / "maps",
-        "publish.status_period": 0.1,
-        "sync.pose_wait": 1.0,
+        "publish.status_period": 0.05,
+        "sync.pose_wait": 0.6,
     }
     process = Process(command("chorus_ros.perception_node", **parameters), folder / "log.txt")
     yield process
@@ -98,6 +98,7 @@ def fed(node: Process, client: Client) -> Feed:
 def feed(fed: Feed, node: Process) -> Iterator[Feed]:
     """Sees to it that the map is untouched by the test, and that the node goes on afterwards."""
     before, gaussians = fed.map_file(), fed.client.status.gaussians
+    assert len(before) > 10_000
     yield fed
     assert node.running(), node.text()
     assert fed.map_file() == before
@@ -204,13 +205,14 @@ BAD_POSES = {
 
 
 @pytest.mark.parametrize("case", BAD_POSES)
-def test_bad_pose(feed: Feed, case: str) -> None:
+def test_bad_pose(feed: Feed, node: Process, case: str) -> None:
     dropped, without = feed.drops("bad_pose"), feed.drops("no_pose")
     feed.stamp += 0.1
     message = odometry_tf(feed.stamp, POSE)
     BAD_POSES[case](message)
     feed.client.tf.publish(message)
     until(lambda: feed.drops("bad_pose") == dropped + 1)
+    assert "dropped (bad_pose): " in node.text()
     feed.client.send(feed.stamp)
     until(lambda: feed.drops("no_pose") == without + 1)
 
@@ -226,11 +228,12 @@ def test_pose_beyond_reach(feed: Feed, metres: float) -> None:
 
 
 @pytest.mark.parametrize("stamp", [Time(sec=-5), Time(sec=1, nanosec=2_000_000_000)])
-def test_impossible_stamp(feed: Feed, stamp: Time) -> None:
+def test_impossible_stamp(feed: Feed, node: Process, stamp: Time) -> None:
     causes = ("bad_color", "bad_depth", "bad_info")
     before = [feed.drops(c) for c in causes]
     feed.send(stamp=stamp)
     until(lambda: [feed.drops(c) for c in causes] == [n + 1 for n in before])
+    assert all(f"dropped ({cause}): stamp" in node.text() for cause in causes)
 
 
 def test_stamp_slightly_back_or_repeated(feed: Feed) -> None:

@@ -232,7 +232,6 @@ def garbage(_: Path, folder: Path) -> Path:
     ("name", "value", "expected"),
     [
         ("map.voxelsize", 0.05, "unknown parameter map.voxelsize; did you mean map.voxel_size"),
-        ("semantics.vocabulary", "no_such_words", "no_such_words"),
         ("encoder.checkpoint", "no/such/model", "no/such/model"),
         ("encoder.checkpoint", cut_short, "cut_short"),
         ("encoder.checkpoint", garbage, "garbage.pth"),

@@ -1,0 +1,90 @@
+"""The command line, as a user calls it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chorus_core.__main__ import main, read_config
+from chorus_core.config import ConfigError
+
+FAST = ["--set", "map.voxel_size=0.1", "--set", "encoder.min_gaussians=100", "--set", "semantics.object_gap=0.25"]
+
+
+@pytest.fixture(scope="module")
+def recording(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short recording in the 7-Scenes layout, cut from the shipped one."""
+    import cv2
+    import numpy as np
+
+    from chorus_core.io.rgbd import open_sequence
+
+    folder = tmp_path_factory.mktemp("recording")
+    for name in ("color", "depth", "pose"):
+        (folder / name).mkdir()
+    sequence = open_sequence(repository / "data" / "house_drive" / "bag")
+    for i in range(8):
+        frame = sequence[i]
+        cv2.imwrite(str(folder / f"color/{i:06d}.jpg"), frame.color[..., ::-1])
+        cv2.imwrite(str(folder / f"depth/{i:06d}.png"), (frame.depth * 1000).astype(np.uint16))
+        np.savetxt(folder / f"pose/{i:06d}.txt", frame.world_from_camera)
+    k = frame.intrinsics
+    (folder / "intrinsics.json").write_text(
+        f'{{"width": {k.width}, "height": {k.height}, "fx": {k.fx}, "fy": {k.fy}, "cx": {k.cx}, "cy": {k.cy},'
+        ' "depth_scale": 1000.0}'
+    )
+    return folder
+
+
+def test_map_query_encode_info(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "map.ply"
+    assert main(["map", str(recording), "--out", str(target), *FAST]) == 0
+    assert "from 8 frames" in capsys.readouterr().out
+    assert main(["query", str(target), "floor", "elephant", *FAST]) == 0
+    answer = capsys.readouterr().out
+    assert '"elephant": 0 found' in answer
+    assert '"floor": 0 found' not in answer
+    copy = tmp_path / "again.ply"
+    assert main(["encode", str(target), "--out", str(copy), "--grid", "0.1", *FAST]) == 0
+    assert copy.with_suffix(".features.npz").is_file()
+    for path in (target, recording):
+        assert main(["info", str(path)]) == 0
+    assert "Gaussians" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["map", "no_such_folder"], "no_such_folder"),
+        (["query", "no_such.ply", "chair"], "no_such"),
+        (["info", ".", "--set", "map.voxle_size=1"], "map.voxle_size"),
+        (["info", ".", "--set", "map.voxel_size=-1"], "map.voxel_size"),
+        (["info", ".", "--set", "nonsense"], "nonsense"),
+    ],
+)
+def test_mistakes_end_in_one_clear_line(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_assignments_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("map:\n  voxel_size: 0.05\n  depth_max: 3.0\n")
+    config = read_config(file, ["map.voxel_size=0.1"])
+    assert (config.map.voxel_size, config.map.depth_max) == (0.1, 3.0)
+    with pytest.raises(ConfigError):
+        read_config(file, ["map.depth_max=far"])
+
+
+def test_module_can_be_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "chorus_core", "--help"], capture_output=True, text=True, check=True, timeout=120
+    )
+    for command in ("map", "encode", "query", "info"):
+        assert command in done.stdout

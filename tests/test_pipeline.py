@@ -1,0 +1,187 @@
+"""The pipeline on frames of the shipped recording, with the shipped model."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chorus_core.config import Config, parse
+from chorus_core.encoder import CheckpointError
+from chorus_core.frames import RgbdFrame
+from chorus_core.io.map_file import MapFileError, features_path, load_map
+from chorus_core.io.rgbd import open_sequence
+from chorus_core.pipeline import Pipeline
+from chorus_core.semantics.query_text import QueryError
+from chorus_core.semantics.vocabulary import VocabularyError
+
+OPTIONS = {
+    "map.voxel_size": 0.06,
+    "encoder.min_gaussians": 100,
+    "encoder.period": 0.05,
+    "semantics.vocabulary": "house",
+    "semantics.object_gap": 0.15,
+}
+
+
+@pytest.fixture(scope="module")
+def frames(repository: Path) -> list[RgbdFrame]:
+    sequence = open_sequence(repository / "data" / "house_drive" / "bag")
+    return [sequence[i] for i in range(0, 40, 4)]
+
+
+@pytest.fixture(scope="module")
+def mapped(frames: list[RgbdFrame]) -> Pipeline:
+    """A pipeline with a map and its meaning. Tests must leave both as they are."""
+    pipeline = Pipeline(parse(Config, OPTIONS))
+    for frame in frames:
+        pipeline.integrate(frame)
+    pipeline.encode_all()
+    return pipeline
+
+
+def test_map_is_labelled_whole_and_consistently(mapped: Pipeline) -> None:
+    labelled = mapped.labelled_map()
+    assert len(labelled) > 1000
+    assert bool((labelled.labels >= 0).all())
+    assert labelled.features.dtype == torch.float16
+    assert labelled.features.shape == (len(labelled), mapped.semantics.text.dim)
+    assert labelled.stamp == mapped.map.stamp
+    shares = torch.bincount(labelled.labels, minlength=len(mapped.vocabulary)) / len(labelled)
+    floor = shares[mapped.vocabulary.labels.index("floor")]
+    assert 0.05 < float(floor) < 0.7, "a room seen at this height shows floor, and not only floor"
+
+
+def test_encode_step_has_nothing_to_do_without_changes(mapped: Pipeline) -> None:
+    assert mapped.encode_step() is None
+
+
+def test_query_answers_with_points_of_its_objects(mapped: Pipeline) -> None:
+    result = mapped.query("floor", threshold=0.5, max_objects=2)
+    assert 0 < len(result.objects) <= 2
+    assert sum(o.count for o in result.objects) == len(result.points) == len(result.scores) == len(result.colors)
+    assert bool((result.scores >= 0.5).all())
+    for item in result.objects:
+        np.testing.assert_allclose(result.points[item.indices].mean(axis=0), item.centroid, atol=1e-4)
+    assert result.objects[0].centroid[2] < 0.5, "the floor is low"
+
+
+def test_query_for_a_thing_that_is_not_there_finds_nothing(mapped: Pipeline) -> None:
+    assert mapped.query("elephant").objects == []
+
+
+@pytest.mark.parametrize("text", ["", "   ", "x" * 10_000, "a\x00b", "a\x07b"])
+def test_unusable_query_text_is_refused(mapped: Pipeline, text: str) -> None:
+    with pytest.raises(QueryError):
+        mapped.query(text)
+
+
+@pytest.mark.parametrize(("threshold", "limit"), [(float("nan"), 0), (-0.1, 0), (1.5, 0), (0.5, -1)])
+def test_numbers_of_a_query_out_of_range_are_refused(mapped: Pipeline, threshold: float, limit: int) -> None:
+    with pytest.raises(QueryError, match="expected"):
+        mapped.query("chair", threshold=threshold, max_objects=limit)
+
+
+def test_text_that_names_a_file_is_only_text(mapped: Pipeline, tmp_path: Path) -> None:
+    target = tmp_path / "secret.txt"
+    target.write_text("refrigerator")
+    before = target.stat().st_atime_ns
+    mapped.query(str(target))
+    assert target.stat().st_atime_ns == before
+
+
+def test_vocabulary_changes_relabel_and_bad_ones_change_nothing(mapped: Pipeline) -> None:
+    original = mapped.vocabulary
+    try:
+        mapped.set_vocabulary(["floor", "anything else"])
+        assert set(mapped.labelled_map().labels.tolist()) <= {0, 1}
+        for bad in ([], ["same", "same"], ["a\x00"], "no such vocabulary"):
+            with pytest.raises(VocabularyError):
+                mapped.set_vocabulary(bad)
+        assert mapped.vocabulary.labels == ("floor", "anything else")
+    finally:
+        mapped.set_vocabulary(list(original.labels))
+
+
+def test_saved_map_answers_as_the_live_one(mapped: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "map.ply"
+    mapped.save(path)
+    labelled, model = load_map(path)
+    assert model == "chorus_mini"
+    live = mapped.labelled_map()
+    torch.testing.assert_close(labelled.gaussians.means, live.gaussians.means)
+    assert torch.equal(labelled.labels, live.labels)
+    assert torch.equal(labelled.features, live.features)
+    assert labelled.vocabulary.labels == live.vocabulary.labels
+
+
+def test_map_file_without_or_with_foreign_features_is_refused(mapped: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "map.ply"
+    mapped.save(path)
+    with np.load(features_path(path)) as file:
+        arrays = dict(file)
+    arrays["features"] = arrays["features"][:-1]
+    np.savez(features_path(path), **arrays)
+    with pytest.raises(MapFileError, match="features"):
+        load_map(path)
+    features_path(path).unlink()
+    with pytest.raises(MapFileError, match="missing"):
+        load_map(path)
+
+
+def test_frames_are_integrated_while_the_encoder_runs_in_the_background(frames: list[RgbdFrame]) -> None:
+    pipeline = Pipeline(parse(Config, OPTIONS))
+    pipeline.start()
+    try:
+        for repeat in range(3):
+            for frame in frames:
+                pipeline.integrate(dataclasses.replace(frame, stamp=frame.stamp + 100.0 * repeat))
+        deadline = time.monotonic() + 60
+        while pipeline.status().last_encode_stamp < pipeline.map.stamp and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        pipeline.stop()
+    status = pipeline.status()
+    assert status.frames == 3 * len(frames)
+    assert status.encodes > 0
+    assert status.last_encode_stamp == pipeline.map.stamp
+    assert set(status.stage_ms) >= {"integrate", "snapshot", "encode", "label"}
+
+
+def test_a_failed_encode_is_tried_again(frames: list[RgbdFrame], monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = Pipeline(parse(Config, OPTIONS))
+    for frame in frames[:3]:
+        pipeline.integrate(frame)
+    encode = pipeline.encoder.encode
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(pipeline.encoder, "encode", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pipeline.encode_step()
+    monkeypatch.setattr(pipeline.encoder, "encode", encode)
+    report = pipeline.encode_step()
+    assert report is not None
+    assert report.encoded == report.total > 0
+
+
+def test_reset_forgets_map_and_meaning(frames: list[RgbdFrame]) -> None:
+    pipeline = Pipeline(parse(Config, OPTIONS))
+    pipeline.integrate(frames[0])
+    pipeline.integrate(frames[1])
+    pipeline.encode_all()
+    pipeline.reset()
+    assert len(pipeline.map) == len(pipeline.labelled_map()) == 0
+    assert pipeline.query("chair").objects == []
+    pipeline.integrate(frames[0])
+    assert len(pipeline.map) > 0
+
+
+def test_missing_checkpoint_is_named() -> None:
+    with pytest.raises(CheckpointError, match="no_such_model"):
+        Pipeline(parse(Config, {"encoder.checkpoint": "no_such_model"}))
