@@ -55,7 +55,7 @@ class DeviceFrame:
 
     @classmethod
     def upload(cls, frame: RgbdFrame, device: torch.device) -> DeviceFrame:
-        """A frame on a device; on a CPU it shares the frame's memory where that is writable."""
+        """Copy a frame to a device; nothing of it is aliased."""
         return cls(
             _tensor(frame.color, device),
             _tensor(frame.depth, device),
@@ -65,7 +65,9 @@ class DeviceFrame:
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor; torch cannot share memory that is read-only, as that of ROS messages is."""
+    """A copy of an array on a device, in one pass; torch cannot read from memory that is write-protected."""
+    if device.type == "cpu":
+        return torch.tensor(array)
     return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
