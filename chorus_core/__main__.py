@@ -29,7 +29,7 @@ from chorus_core.semantics.text_side import TextSide
 
 def build_map(arguments: argparse.Namespace, config: Config) -> None:
     """A sequence to a labelled map."""
-    sequence = open_sequence(arguments.path)
+    sequence = open_sequence(arguments.path, upright=arguments.upright)
     pipeline = Pipeline(config)
     for frame in tqdm(sequence, total=len(sequence), desc="frames"):
         pipeline.integrate(frame)
@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("map", build_map, "RGB-D folder or rosbag2 to a labelled map")
     sub.add_argument("--out", type=Path, default=Path("out/map.ply"))
     sub.add_argument("--bare", action="store_true", help="Gaussians only, no features")
+    sub.add_argument("--upright", action="store_true", help="find the vertical first; for hand-held recordings")
     sub = command("encode", encode_map, "features and labels for a 3DGS .ply")
     sub.add_argument("--out", type=Path, help="default: the input itself")
     sub.add_argument("--grid", type=float, help="edge of the encoder's voxels, metres")

@@ -154,7 +154,9 @@ def show(answers: Sequence[Answer]) -> None:
     Console().print(table)
 
 
-def run(sequence: Path, parameters: Path, out: Path, rate: float, queries: Sequence[str]) -> None:
+def run(
+    sequence: Path, parameters: Path, out: Path, rate: float, queries: Sequence[str], player_options: Sequence[str] = ()
+) -> None:
     """Play, ask, draw; everything lands in ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
@@ -168,7 +170,7 @@ def run(sequence: Path, parameters: Path, out: Path, rate: float, queries: Seque
     try:
         with child("perception_node", node_command, out / "node.log") as node:
             wait_ready(questioner, node)
-            player_command = ["chorus_ros.player_node", str(sequence), "--rate", str(rate)]
+            player_command = ["chorus_ros.player_node", str(sequence), "--rate", str(rate), *player_options]
             with child("player_node", player_command, out / "player.log") as player:
                 watch(questioner, node, player, frames)
             answers = [questioner.ask(text) for text in queries]
@@ -223,12 +225,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo")
     parser.add_argument("--rate", type=float, default=1.0, help="speed of the player")
     parser.add_argument("--query", action="append", help="ask this instead (may be repeated)")
+    parser.add_argument("--upright", action="store_true", help="find the vertical of a hand-held recording first")
     parsed = parser.parse_args(arguments)
     # A domain of its own keeps the demo apart from a robot on the same network.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
-        run(parsed.sequence, parsed.params, parsed.out.resolve(), parsed.rate, tuple(parsed.query or QUERIES))
+        player_options = ("--compressed", *(["--upright"] if parsed.upright else []))
+        queries = tuple(parsed.query or QUERIES)
+        run(parsed.sequence, parsed.params, parsed.out.resolve(), parsed.rate, queries, player_options)
     except (RuntimeError, TimeoutError, ValueError) as error:
         print(f"demo: {error}; logs are in {parsed.out}", file=sys.stderr)
         return 1

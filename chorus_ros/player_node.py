@@ -157,11 +157,21 @@ class PlayerNode(Node):
         SequenceError: the path is no recording.
     """
 
-    def __init__(self, path: str | Path, compressed: bool = False, clock: bool = False, **node_arguments: Any) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        compressed: bool = False,
+        clock: bool = False,
+        upright: bool = False,
+        **node_arguments: Any,
+    ) -> None:
         super().__init__("player_node", **node_arguments)
         path = Path(path)
         is_bag = path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").is_file()
-        self._source = BagSource(self, path) if is_bag else SequenceSource(self, open_sequence(path), compressed)
+        if is_bag:
+            self._source = BagSource(self, path)
+        else:
+            self._source = SequenceSource(self, open_sequence(path, upright=upright), compressed)
         self._clock_out = self.create_publisher(Clock, "/clock", qos.STREAM) if clock else None
 
     def wait_for_subscribers(self, timeout: float) -> bool:
@@ -225,6 +235,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("path", help="a rosbag2 folder or file, or an RGB-D sequence's folder")
     parser.add_argument("--rate", type=_positive, default=1.0, help="speed, 1 is as recorded (default: %(default)s)")
     parser.add_argument("--compressed", action="store_true", help="images as JPEG and PNG (a bag plays as it is)")
+    parser.add_argument("--upright", action="store_true", help="find the vertical of a hand-held recording first")
     parser.add_argument("--clock", action="store_true", help="publish /clock from the recording's stamps")
     parser.add_argument("--loop", action="store_true", help="start again at the end")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for a subscriber (%(default)s)")
@@ -234,7 +245,7 @@ def main(args: Sequence[str] | None = None) -> None:
     rclpy.init(args=argv[1:])
     node = None
     try:
-        node = PlayerNode(options.path, options.compressed, options.clock)
+        node = PlayerNode(options.path, options.compressed, options.clock, options.upright)
         if not node.wait_for_subscribers(options.wait):
             node.get_logger().warning("nobody listens to the camera topics; playing all the same")
         node.play(options.rate)

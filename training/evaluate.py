@@ -49,11 +49,18 @@ def build_pipeline(model: Path, voxel_size: float, vocabulary: str, device: str 
 
 
 def evaluate_recording(
-    model: Path, recording: Path, voxel_size: float, out: Path, views: int, vocabulary: str, device: str
+    model: Path,
+    recording: Path,
+    voxel_size: float,
+    out: Path,
+    views: int,
+    vocabulary: str,
+    device: str,
+    upright: bool = False,
 ) -> tuple[dict[str, Any], Pipeline, list]:
     """Counts, stage times and renders of a recording; also the pipeline and the frames held out."""
     pipeline = build_pipeline(model, voxel_size, vocabulary, device)
-    sequence = open_sequence(recording / "bag" if (recording / "bag").is_dir() else recording)
+    sequence = open_sequence(recording / "bag" if (recording / "bag").is_dir() else recording, upright=upright)
     held_out = hold_out(len(sequence), views)
     frames = map_recording(pipeline, sequence, held_out)
     report: dict[str, Any] = {
@@ -107,7 +114,9 @@ def presence_report(absent: Sequence[Answer], present: Sequence[Answer], surface
 
 
 def evaluate_sequence(a: argparse.Namespace) -> dict[str, Any]:
-    report, pipeline, frames = evaluate_recording(a.model, a.sequence, a.voxel, a.out, a.views, a.vocabulary, a.device)
+    report, pipeline, frames = evaluate_recording(
+        a.model, a.sequence, a.voxel, a.out, a.views, a.vocabulary, a.device, a.upright
+    )
     draw_recording(a.out, pipeline.labelled_map(), None, frames[2 :: max(1, len(frames) // 4)], 2 * a.voxel)
     found = ask(pipeline, a.query, None, 2 * a.voxel)
     report["queries"] = {x.text: [x.objects, round(x.score, 3)] for x in found}
@@ -155,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     house.set_defaults(run=evaluate_house)
     sequence = commands.add_parser("sequence", parents=[shared, recording], help="a recording without ground truth")
     sequence.add_argument("--vocabulary", default="indoor", help="labels to choose from")
+    sequence.add_argument("--upright", action="store_true", help="find the vertical first; for hand-held recordings")
     sequence.add_argument("--query", nargs="*", default=[], help="texts to ask for")
     sequence.set_defaults(run=evaluate_sequence)
     scenes = commands.add_parser("scenes", parents=[shared], help="generated scenes")

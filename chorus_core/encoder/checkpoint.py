@@ -107,7 +107,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, SafetensorError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
     except Exception as error:  # pickle raises many kinds, all of which mean the same here
-        raise CheckpointError(f"{path}: not a checkpoint that loads safely ({error})") from error
+        raise CheckpointError(f"{path}: not a checkpoint that loads safely ({type(error).__name__})") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: expected a dict of tensors, or one under 'state_dict'")

@@ -8,13 +8,14 @@ from chorus_core.io.folders import open_numbered_folder, open_replica, open_scan
 from chorus_core.io.rosbag import BagTopics, RosbagSequence
 from chorus_core.io.sequence import RgbdSequence, SequenceError
 from chorus_core.io.tum import open_tum
+from chorus_core.io.upright import UprightSequence
 
 __all__ = ["BagTopics", "RgbdSequence", "SequenceError", "open_sequence"]
 
 _BAG_SUFFIXES = (".mcap", ".db3")
 
 
-def open_sequence(path: str | Path, topics: BagTopics | None = None) -> RgbdSequence:
+def open_sequence(path: str | Path, topics: BagTopics | None = None, upright: bool = False) -> RgbdSequence:
     """Open a recording; what its folder holds tells the layout.
 
     ============================ =====================================================================================
@@ -29,11 +30,16 @@ def open_sequence(path: str | Path, topics: BagTopics | None = None) -> RgbdSequ
     Args:
         path: the recording's folder or file.
         topics: which topics of a bag to read; found by type and name where not given.
+        upright: turn the world so that +z points up, for recordings whose first camera is the world (7-Scenes, TUM).
 
     Raises:
         SequenceError: no such path, an unknown layout, or a recording without one usable frame.
     """
-    path = Path(path)
+    opened = _open(Path(path), topics)
+    return UprightSequence(opened) if upright else opened
+
+
+def _open(path: Path, topics: BagTopics | None) -> RgbdSequence:
     if path.is_file() and path.suffix in _BAG_SUFFIXES:
         return RosbagSequence(path, topics)
     if not path.is_dir():
