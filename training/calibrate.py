@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenes", type=Path, required=True, help="folder of validation scenes")
     parser.add_argument("--bank", type=Path, required=True, help="language bank (training.language)")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--dim", type=int, default=64, help="dimensions features are stored in")
+    parser.add_argument("--dim", type=int, default=96, help="dimensions features are stored in")
     parser.add_argument("--reject", type=float, default=0.9, help='share of absent queries to answer with "nothing"')
     parser.add_argument("--seed", type=int, default=0, help="of the choice of phrases")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
