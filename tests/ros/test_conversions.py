@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import struct
 from dataclasses import dataclass
 
@@ -260,14 +261,12 @@ def test_cloud_fields(colors: list[tuple[int, int, int]], seed: int) -> None:
         assert point["confidence"] == confidence[i]
 
 
-def test_large_cloud_is_fast() -> None:
-    """Filling a uint8[] field with bytes would take minutes for a cloud of this size."""
-    import time
-
+def test_large_cloud_is_filled_through_an_array() -> None:
+    """A uint8[] field checks bytes one by one, an array of bytes not at all."""
     n = 500_000
-    started = time.perf_counter()
     cloud = conversions.cloud_message(header(), np.zeros((n, 3), np.float32), np.zeros((n, 3), np.uint8))
-    assert time.perf_counter() - started < 2.0
+    assert isinstance(cloud.data, array.array)
+    assert cloud.data.typecode == "B"
     assert len(cloud.data) == 28 * n
 
 
