@@ -21,10 +21,8 @@ from chorus_core.io.map_file import features_path, load_map
 from chorus_core.io.rgbd import open_sequence
 from chorus_core.mapping import MapSnapshot
 from chorus_core.pipeline import Pipeline
-from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
-from chorus_core.semantics.semantic_map import SemanticMap
-from chorus_core.semantics.text_encoder import load_text_encoder
-from chorus_core.semantics.text_side import TextSide
+from chorus_core.saved_map import open_saved_map
+from chorus_core.semantics.labelled_map import QueryResult
 
 
 def build_map(arguments: argparse.Namespace, config: Config) -> None:
@@ -57,8 +55,7 @@ def encode_map(arguments: argparse.Namespace, config: Config) -> None:
 
 def query_map(arguments: argparse.Namespace, config: Config) -> None:
     """Ask a saved map."""
-    labelled, model = load_map(arguments.path)
-    semantics = _semantics_of(labelled, model, config)
+    semantics = open_saved_map(arguments.path, config.semantics)
     for text in arguments.text:
         print_answer(semantics.query(text, arguments.negative, arguments.threshold, arguments.max_objects))
 
@@ -90,15 +87,6 @@ def _encode_with_progress(pipeline: Pipeline) -> None:
     with tqdm(total=total, unit="G", desc="encode") as bar:
         while (report := pipeline.encode_step()) is not None:
             bar.update(min(report.encoded, total - bar.n))
-
-
-def _semantics_of(labelled: LabelledMap, model: str, config: Config) -> SemanticMap:
-    encoder = ChorusEncoder.from_pretrained(model)
-    text_encoder = load_text_encoder(encoder.description.get("text", {}).get("encoder", "minilm"))
-    text = TextSide(encoder.description, encoder.basis, text_encoder)
-    semantics = SemanticMap(text, labelled.vocabulary, config.semantics, torch.device("cpu"))
-    semantics.restore(labelled)
-    return semantics
 
 
 def _facts(path: Path) -> list[tuple[str, str]]:

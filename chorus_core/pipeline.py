@@ -29,7 +29,6 @@ from chorus_core.region import Region, RegionScheduler
 from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
 from chorus_core.semantics.objects import SceneObject
 from chorus_core.semantics.semantic_map import SemanticMap
-from chorus_core.semantics.text_encoder import load_text_encoder
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary, load_vocabulary
 
@@ -69,7 +68,7 @@ class PipelineStatus:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is CUDA where there is one."""
+    """The named device; CUDA, where there is one, for "auto"."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -92,9 +91,7 @@ class Pipeline:
         self.encoder = ChorusEncoder.from_pretrained(
             self.config.encoder.checkpoint, choose_device(self.config.encoder.device)
         )
-        description = self.encoder.description
-        text_encoder = load_text_encoder(description.get("text", {}).get("encoder", "minilm"))
-        text = TextSide(description, self.encoder.basis, text_encoder)
+        text = TextSide(self.encoder.description, self.encoder.basis)
         vocabulary = load_vocabulary(self.config.semantics.vocabulary)
         self.map = GaussianMap(self.config.map, self.device)
         self.semantics = SemanticMap(text, vocabulary, self.config.semantics, self.device)
@@ -189,7 +186,7 @@ class Pipeline:
             last_encode_stamp=self.semantics.current.stamp,
             last_encode_seconds=self._times["encode"][-1] / 1e3 if self._times["encode"] else 0.0,
             stage_ms={
-                stage: (float(np.percentile(times, 50)), float(np.percentile(times, 99)))
+                stage: tuple(float(p) for p in np.percentile(list(times), (50, 99)))  # a copy: others append
                 for stage, times in list(self._times.items())
                 if times
             },

@@ -10,13 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from chorus_core.config import SemanticsConfig
-from chorus_core.encoder import ChorusEncoder
-from chorus_core.io.map_file import load_map
+from chorus_core.saved_map import open_saved_map
 from chorus_core.semantics.labelled_map import LabelledMap
-from chorus_core.semantics.semantic_map import SemanticMap
-from chorus_core.semantics.text_encoder import load_text_encoder
-from chorus_core.semantics.text_side import TextSide
 from chorus_core.visualize import (
     Painter,
     heat_colors,
@@ -30,12 +25,8 @@ from chorus_core.visualize import (
 
 def draw_map(map_path: Path, queries: Sequence[str], out: Path) -> list[Path]:
     """Draw a saved map; returns the pictures written."""
-    labelled, model = load_map(map_path)
-    encoder = ChorusEncoder.from_pretrained(model)
-    text = TextSide(encoder.description, encoder.basis, load_text_encoder(encoder.description["text"]["encoder"]))
-    semantics = SemanticMap(text, labelled.vocabulary, SemanticsConfig(), torch.device("cpu"))
-    semantics.restore(labelled)
-
+    semantics = open_saved_map(map_path)
+    labelled = semantics.current
     view, shown = overview(labelled.gaussians)
     colors = labelled.gaussians.colors[shown]
     painter = Painter(labelled.gaussians[shown], view)
@@ -48,7 +39,7 @@ def draw_map(map_path: Path, queries: Sequence[str], out: Path) -> list[Path]:
     }
     for text_query in tqdm(queries, desc="pictures"):
         _, scores = semantics.relevancy(text_query)
-        heat = heat_colors(scores[shown], colors, text.threshold)
+        heat = heat_colors(scores[shown], colors, semantics.text.threshold)
         name = re.sub(r"[^a-z0-9]+", "_", text_query.lower()).strip("_")[:40] or "query"
         pictures[f"query_{name}"] = with_title(painter.paint(heat), f'"{text_query}"')
     paths = []

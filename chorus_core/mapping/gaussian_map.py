@@ -207,9 +207,8 @@ class GaussianMap:
         blocks = voxels >> 3  # floor division by BLOCK
         inside = voxels & (BLOCK - 1)
         limit = 1 << 20
-        return block_table.pack(blocks.clamp(-limit, limit - 1)), (
-            inside[:, 0] * BLOCK + inside[:, 1]
-        ) * BLOCK + inside[:, 2]
+        keys = block_table.pack(blocks.clamp(-limit, limit - 1))
+        return keys, (inside[:, 0] * BLOCK + inside[:, 1]) * BLOCK + inside[:, 2]
 
     def _blocks_of(self, keys: Tensor) -> Tensor:
         """Block ids of packed keys [P], making the blocks that are not there yet."""
