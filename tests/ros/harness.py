@@ -41,13 +41,16 @@ DOMAIN = 100 + os.getpid() % 100  # two test runs on one machine do not hear eac
 ENVIRONMENT = os.environ | {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 PARAMETERS = {
     "map.voxel_size": 0.05,
-    "topics.reliability": "reliable",  # every frame must arrive, on a busy machine too
+    # Every frame must arrive and be kept, on a machine that stalls for seconds too.
+    "topics.reliability": "reliable",
+    "sync.depth": 2 * FRAMES,
+    "sync.frames": 2 * FRAMES,
     "encoder.period": 0.2,
     "encoder.min_gaussians": 200,
     "publish.status_period": 0.2,
     "publish.cloud_period": 0.5,
     "publish.objects_period": 0.5,
-    "sync.pose_wait": 0.3,
+    "sync.pose_wait": 2.0,
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from training.scenes import primitives
@@ -10,6 +12,7 @@ from training.scenes.colors import color_jitter, dominant_color
 from training.scenes.furnish import SUPPORTS, THEMES, furnish, populate
 from training.scenes.layout import SIDES, Catalog, Footprint, Layout, Room
 from training.scenes.render import Instance, PointLight, Scene, merge
+from training.scenes.variants import variant
 
 THEME_WEIGHTS = {"living": 4, "sleeping": 3, "kitchen": 3, "dining": 2, "work": 2, "bathroom": 1, "gym": 1, "mixed": 4}
 MIN_INSTANCES, MAX_INSTANCES = 15, 45
@@ -22,18 +25,21 @@ _USES = {
 _PLAIN = {"floor": 0.1, "wall": 0.55, "ceiling": 0.8}
 
 
-def compose(library: AssetLibrary, allowed: frozenset[str], rng: np.random.Generator) -> tuple[Scene, list[Room]]:
+def compose(
+    library: AssetLibrary, allowed: frozenset[str], rng: np.random.Generator, varied: bool = False
+) -> tuple[Scene, list[Room]]:
     """A random scene out of the allowed models.
 
     Args:
         library: where models come from.
         allowed: object ids that may appear (``Split.allowed``).
+        varied: give every model other proportions and, at times, another finish (``variants``).
 
     Returns:
         The scene, whose first instances are its floors, walls and ceilings, and its rooms.
     """
     rooms, dividers = _rooms(rng)
-    catalog = Catalog(library, allowed, rng)
+    catalog = Catalog(library, allowed, rng, *([partial(variant, library=library, rng=rng)] if varied else []))
     layout = Layout(rooms, rng)
     _keep_doorway_free(layout, rooms, dividers)
     names, weights = zip(*THEME_WEIGHTS.items(), strict=True)

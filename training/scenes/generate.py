@@ -86,7 +86,8 @@ def generate_scene(config: GenerateConfig, library: AssetLibrary, split: Split, 
     """Make and save one scene; the same configuration and index give the same scene."""
     began = time.perf_counter()
     rng = np.random.default_rng([config.seed, index])
-    scene, rooms = compose(library, split.allowed(config.subset), rng)
+    # Validation and test rooms show the models as they are, so that their scores stay comparable.
+    scene, rooms = compose(library, split.allowed(config.subset), rng, varied=config.subset == "train")
     frames, truth = scan(scene, rng, int(rng.integers(config.views[0], config.views[1] + 1)))
     voxel = float(np.exp(rng.uniform(*np.log(config.voxel_size))))
     # A map with the default of two hits is a little cleaner than one with a single hit: train on both.
@@ -146,9 +147,15 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, required=True, help="number of scenes")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random but the split")
     parser.add_argument("--split-seed", type=int, default=0, help="seed of what is held back")
+    parser.add_argument(
+        "--voxel-size", type=float, nargs=2, default=GenerateConfig.voxel_size, help="finest and coarsest, metres"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes")
     arguments = parser.parse_args()
-    config = GenerateConfig(arguments.assets, arguments.out, arguments.split, arguments.seed, arguments.split_seed)
+    config = GenerateConfig(
+        arguments.assets, arguments.out, arguments.split, arguments.seed, arguments.split_seed,
+        tuple(arguments.voxel_size),
+    )  # fmt: skip
     generate(config, arguments.scenes, arguments.workers)
 
 

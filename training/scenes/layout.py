@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -247,13 +248,23 @@ class Catalog:
     """Models by category, restricted to what a subset may use.
 
     Rooms ask for categories by name; ``rare`` gives every category of a place the same chance.
+
+    Args:
+        change: what is done to every model picked, for variety.
     """
 
     TIER_WEIGHT = {"A": 1.0, "B": 1.0, "C": 0.5}
 
-    def __init__(self, library: AssetLibrary, allowed: frozenset[str], rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        library: AssetLibrary,
+        allowed: frozenset[str],
+        rng: np.random.Generator,
+        change: Callable[[Model], Model] = lambda model: model,
+    ) -> None:
         self._library = library
         self._rng = rng
+        self._change = change
         self.by_category: dict[str, list[str]] = {}
         self.by_place: dict[str, list[str]] = {}
         for object_id in sorted(allowed):
@@ -271,7 +282,7 @@ class Catalog:
         ids = self.by_category[known[int(self._rng.integers(len(known)))]]
         weight = np.array([self.TIER_WEIGHT.get(self._library.objects[i].tier, 1.0) for i in ids])
         info = self._library.objects[ids[int(self._rng.choice(len(ids), p=weight / weight.sum()))]]
-        return Model(info.object_id, info.category, info.size, self._library.mesh(info.object_id))
+        return self._change(Model(info.object_id, info.category, info.size, self._library.mesh(info.object_id)))
 
     def rare(self, place: str, max_width: float = 9.0, max_height: float = 9.0, min_size: float = 0.0) -> Model | None:
         """A model of a category drawn uniformly among all of that place, so that no category is rare.
