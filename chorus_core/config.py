@@ -57,6 +57,10 @@ class MapConfig:
         50.0, "evidence at which running means stop slowing down, so the map follows change", gt=0.0
     )
 
+    def __post_init__(self) -> None:
+        if self.depth_min >= self.depth_max:
+            raise ConfigError(f"map.depth_min = {self.depth_min}: expected less than map.depth_max = {self.depth_max}")
+
 
 @dataclass(frozen=True)
 class EncoderConfig:

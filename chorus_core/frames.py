@@ -7,6 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 
+REACH = 1e5
+"""Metres from the world's origin within which float32 still tells voxels of a centimetre apart."""
+
+
 class FrameError(ValueError):
     """A frame that cannot be used. The message names the field, the value and the expected form."""
 
@@ -55,7 +59,7 @@ class CameraIntrinsics:
 
 
 def check_rigid(transform: np.ndarray, name: str = "world_from_camera") -> np.ndarray:
-    """A finite rigid transform as float64 [4, 4], or a FrameError that names it."""
+    """A finite rigid transform within reach of the origin as float64 [4, 4], or a FrameError that names it."""
     t = np.asarray(transform, dtype=np.float64)
     if t.shape != (4, 4):
         raise FrameError(f"{name} of shape {t.shape}: expected (4, 4)")
@@ -66,6 +70,8 @@ def check_rigid(transform: np.ndarray, name: str = "world_from_camera") -> np.nd
         raise FrameError(f"{name} has a rotation part that is not a rotation (det {np.linalg.det(rotation):.3f})")
     if not np.allclose(t[3], (0.0, 0.0, 0.0, 1.0), atol=1e-6):
         raise FrameError(f"{name} has last row {t[3].tolist()}: expected [0, 0, 0, 1]")
+    if np.abs(t[:3, 3]).max() > REACH:
+        raise FrameError(f"{name} lies at {t[:3, 3].tolist()} m: expected within {REACH:g} m of the origin")
     return t
 
 

@@ -45,9 +45,6 @@ CLOUD_DTYPE = np.dtype(
 )
 """One point of every cloud: metres, packed colour, label id, object id, confidence in [0, 1]."""
 
-_REACH = 1e5
-"""Metres from the map frame's origin within which float32 still tells voxels of a centimetre apart."""
-
 _POINT_FIELD_TYPES = {"<f4": PointField.FLOAT32, "<u4": PointField.UINT32, "<i4": PointField.INT32}
 
 
@@ -180,9 +177,6 @@ def rgbd_frame(
     """
     camera = intrinsics(info, rectified)
     stamp = nanoseconds(depth.header.stamp) * 1e-9
-    position = world_from_camera[:3, 3]
-    if not (np.abs(position) <= _REACH).all():  # also true of NaN
-        raise MessageError(f"camera at {position.tolist()} m: expected within {_REACH:g} m of the map frame's origin")
     return make_frame(color_image(color), depth_image(depth), camera, world_from_camera, stamp)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -314,7 +315,7 @@ class PerceptionNode(Node):
     def _on_save_map(self, _: Trigger.Request, response: Trigger.Response) -> None:
         folder = Path(self._settings.publish.map_folder)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"map_{time.strftime('%Y%m%d_%H%M%S')}.ply"
+        path = folder / f"map_{datetime.now():%Y%m%d_%H%M%S_%f}.ply"  # to the microsecond: no two are alike
         self._pipeline.save(path)
         response.message = str(path)
 

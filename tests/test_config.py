@@ -51,6 +51,11 @@ def test_an_unknown_key_is_named_and_the_known_ones_are_listed(key: str) -> None
     assert "map.voxel_size" in str(error.value)
 
 
+def test_a_range_of_depths_that_is_empty_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"map\.depth_min = 5\.0: expected less than map\.depth_max = 5\.0"):
+        parse(Config, {"map.depth_min": 5.0})
+
+
 def test_several_unknown_keys_are_all_named() -> None:
     with pytest.raises(ConfigError, match=r"map\.a, map\.b"):
         parse(Config, {"map": {"b": 1, "a": 2, "stride": 1}})

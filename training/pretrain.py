@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from chorus_core.encoder.checkpoint import write_model
+from chorus_core.encoder.checkpoint import read_model, write_model
 from chorus_core.encoder.model import ChorusModel, ModelConfig
 from chorus_core.io.atomic import atomic_path
 from training.augment import AugmentConfig, augment
@@ -213,7 +213,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for state, log and model")
     parser.add_argument("--seconds", type=float, default=540.0, help="how long to train now")
     parser.add_argument("--total-seconds", type=float, default=1080.0, help="length of the whole schedule")
+    parser.add_argument("--init", help="model to go on from: a folder or the name of a shipped one")
     parser.add_argument("--batch-scenes", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=PretrainConfig.learning_rate, help="blocks take half")
+    parser.add_argument("--max-points", type=int, default=AugmentConfig.max_points, help="crop of a scene, Gaussians")
     parser.add_argument("--validate-every", type=float, default=60.0, help="seconds")
     parser.add_argument("--wait-for", type=int, default=16, help="scenes to wait for before starting")
     parser.add_argument("--seed", type=int, default=0)
@@ -238,11 +241,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     config = PretrainConfig(
         seconds=a.seconds, total_seconds=a.total_seconds, batch_scenes=a.batch_scenes,
-        validate_every=a.validate_every, seed=a.seed,
+        learning_rate=a.learning_rate, block_rate=a.learning_rate / 2, validate_every=a.validate_every, seed=a.seed,
+        augment=AugmentConfig(max_points=a.max_points),
     )  # fmt: skip
     targets = [LanguageTarget(bank, trained)]
     model_config = ModelConfig(**{**MINI.to_dict(), "heads": {t.head: t.dim for t in targets}})
-    trainer = Trainer(ChorusModel(model_config, config.drop_path), config, device)
+    model = ChorusModel(model_config, config.drop_path)
+    if a.init:
+        model.load_state_dict(read_model(a.init)[0].state_dict())
+    trainer = Trainer(model, config, device)
     if (a.out / "state.pt").is_file():
         trainer.restore(torch.load(a.out / "state.pt", map_location=device, weights_only=True))
         logger.info("going on from step %d", trainer.step)

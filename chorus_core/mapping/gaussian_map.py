@@ -15,7 +15,7 @@ from torch import Tensor
 from chorus_core.config import MapConfig
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
-from chorus_core.mapping import block_table
+from chorus_core.mapping import block_table, carving
 from chorus_core.mapping.block_table import BlockTable
 from chorus_core.mapping.geometry import quats_from_normals
 from chorus_core.mapping.surface import DeviceFrame, SurfacePixels, choose_stride, measure
@@ -25,6 +25,11 @@ BLOCK = 8
 _CELLS = BLOCK**3
 _NONE = -1
 _MAX_EVIDENCE = 8.0
+
+# Columns of a Gaussian's state. The running means come first, in the order of ``SurfacePixels``.
+_MEAN, _COLOR, _NORMAL, _FOOTPRINT = slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 10)
+_WEIGHT, _EVIDENCE = 10, 11
+_STATE = 12
 
 
 @dataclass
@@ -149,7 +154,7 @@ class GaussianMap:
         kept = slots != _NONE
         self._hits[slots[kept]] = self.config.min_hits
         evidence = -torch.log1p(-g.opacities[kept].clamp(max=0.999))
-        self._evidence[slots[kept]] = evidence.clamp(0.1, _MAX_EVIDENCE)
+        self._state[slots[kept], _EVIDENCE] = evidence.clamp(0.1, _MAX_EVIDENCE)
 
     # ---- from pixels to slots ---------------------------------------------------------------------------------
 
@@ -196,7 +201,7 @@ class GaussianMap:
         cells = blocks.clamp(min=0) * _CELLS + cells_inside
         slots = torch.where(blocks >= 0, self._slab.view(-1)[cells].long(), _NONE).view(-1, len(offsets))
         candidates = slots.clamp(min=0)
-        alike = (self._normal[candidates] * normals[:, None]).sum(dim=2) > 0.5
+        alike = (self._state[candidates, _NORMAL] * normals[:, None]).sum(dim=2) > 0.5
         fits = (slots >= 0) & alike & (self._hits[candidates] >= 2)  # [F, 4]
         first = fits.int().argmax(dim=1, keepdim=True)
         return torch.where(fits.gather(1, first), slots.gather(1, first), _NONE).squeeze(1)
@@ -244,8 +249,8 @@ class GaussianMap:
             self._allocate_slots(min(max(self._used + grown, 2 * self._capacity), self.config.max_gaussians))
         slots = torch.cat((reused, torch.arange(self._used, self._used + grown, device=self.device)))
         self._used += grown
-        for name in ("_mean", "_color", "_normal", "_footprint", "_weight", "_evidence", "_hits"):
-            getattr(self, name)[slots] = 0
+        self._state[slots] = 0
+        self._hits[slots] = 0
         self._birth[slots] = torch.arange(self._births, self._births + slots.numel(), device=self.device)
         self._births += slots.numel()
         return slots, evicted
@@ -271,18 +276,13 @@ class GaussianMap:
         sums = torch.zeros((touched.numel(), values.shape[1]), device=self.device).index_add_(0, group, values)
 
         # One frame counts as one observation, however many of its pixels fall into the voxel.
-        new = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)  # [M, 10]
-        new_weight = (sums[:, -1:] * 4).clamp(0.02, 1.0)
-        old_weight = self._weight[touched][:, None]
-        rate = new_weight / (old_weight + new_weight)
-        for array, columns in (
-            (self._mean, slice(0, 3)), (self._color, slice(3, 6)),
-            (self._normal, slice(6, 9)), (self._footprint, slice(9, 10)),
-        ):  # fmt: skip
-            old = array[touched]
-            array[touched] = old + rate * (new[:, columns] - old)
-        self._weight[touched] = (old_weight + new_weight).clamp(max=self.config.max_weight).squeeze(1)
-        self._evidence[touched] = (self._evidence[touched] + 1.0).clamp(max=_MAX_EVIDENCE)
+        observed = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)  # [M, 10]
+        weight = (sums[:, -1:] * 4).clamp(0.02, 1.0)
+        old = self._state[touched]
+        means, old_weight, evidence = old[:, :_WEIGHT], old[:, _WEIGHT, None], old[:, _EVIDENCE, None]
+        means = means + weight / (old_weight + weight) * (observed - means)
+        weight = (old_weight + weight).clamp(max=self.config.max_weight)
+        self._state[touched] = torch.cat((means, weight, (evidence + 1.0).clamp(max=_MAX_EVIDENCE)), dim=1)
         self._hits[touched] += 1
         self._block_dirty[self._slot_cell[touched] // _CELLS] = True
         return touched.numel()
@@ -290,45 +290,29 @@ class GaussianMap:
     def _carve(self, frame: DeviceFrame) -> int:
         """Take evidence from Gaussians that the frame sees through; remove those left with none.
 
-        A Gaussian is seen through where even the nearest depth of the 3 x 3 pixels around its projection lies
-        clearly behind it. Only blocks in view are examined, a bounded number a frame, taking turns.
+        Only blocks in view are examined, a bounded number a frame, taking turns.
         """
         blocks = self._visible_blocks(frame)
         if blocks.numel() == 0:
             return 0
         slots = self._slots_in(blocks)
-        z, pixel = self._project(self._mean[slots], frame)
-        nearest = -torch.nn.functional.max_pool2d(-frame.depth[None, None], 3, stride=1, padding=1)[0, 0]
-        measured = torch.where(pixel >= 0, nearest.reshape(-1)[pixel.clamp(min=0)], 0.0)
-        margin = self.config.carve_margin + 0.01 * z.square()
-        through = slots[(measured > z + margin) & (measured < self.config.depth_max)]
+        through = slots[carving.seen_through(self._state[slots, _MEAN], frame, self.config)]
         if through.numel() == 0:
             return 0
-        self._evidence[through] -= 1.0
-        gone = through[self._evidence[through] <= 0]
+        evidence = self._state[through, _EVIDENCE] - 1.0
+        self._state[through, _EVIDENCE] = evidence
+        gone = through[evidence <= 0]
         self._release(gone)
         return gone.numel()
 
     def _visible_blocks(self, frame: DeviceFrame) -> Tensor:
         """Ids of the blocks whose centre is in view, at most the carving budget's worth, int64 [B]."""
         ids = torch.arange(self._block_used, device=self.device)
-        z, pixel = self._project(self.block_centers(ids), frame)
         used = self._block_key[: self._block_used] != _NONE
-        visible = (used & (pixel >= 0) & (z < self.config.depth_max)).nonzero().squeeze(1)
+        visible = (used & carving.in_view(self.block_centers(ids), frame, self.config)).nonzero().squeeze(1)
         limit = max(self.config.carve_budget // 64, 1)  # a block on a surface holds about 64 Gaussians
         turns = -(-visible.numel() // limit)
         return visible[(visible + self.frames) % turns == 0] if turns > 1 else visible
-
-    def _project(self, points: Tensor, frame: DeviceFrame) -> tuple[Tensor, Tensor]:
-        """z-depth [N] and flat pixel index (-1 outside the image or behind the camera) [N] of world points [N, 3]."""
-        k = frame.intrinsics
-        rotation, translation = frame.world_from_camera[:3, :3], frame.world_from_camera[:3, 3]
-        x, y, z = ((points - translation) @ rotation).unbind(1)
-        safe_z = z.clamp(min=1e-6)
-        u = torch.round(x / safe_z * k.fx + k.cx).long()
-        v = torch.round(y / safe_z * k.fy + k.cy).long()
-        inside = (z > self.config.depth_min) & (u >= 0) & (u < k.width) & (v >= 0) & (v < k.height)
-        return z, torch.where(inside, v * k.width + u, _NONE)
 
     def _slots_in(self, blocks: Tensor) -> Tensor:
         cells = self._slab[blocks].view(-1)
@@ -365,18 +349,19 @@ class GaussianMap:
     def _snapshot(self, slots: Tensor) -> MapSnapshot:
         """Copies of the Gaussians in some slots [N]."""
         voxel = self.config.voxel_size
-        normals = torch.nn.functional.normalize(self._normal[slots], dim=1)
+        state = self._state[slots]
+        normals = torch.nn.functional.normalize(state[:, _NORMAL], dim=1)
         flat = torch.tensor((0.0, 0.0, 1.0), device=self.device)
         normals = torch.where(normals.square().sum(1, keepdim=True) > 0.5, normals, flat)
         # Neighbouring discs overlap enough to close the surface; beyond the voxel, the pixel's footprint rules.
-        tangential = torch.maximum(torch.full_like(self._footprint[slots], 0.55 * voxel), 0.5 * self._footprint[slots])
+        tangential = (0.5 * state[:, _FOOTPRINT]).clamp(min=0.55 * voxel)
         scales = torch.cat((tangential, tangential, torch.full_like(tangential, 0.15 * voxel)), dim=1)
         gaussians = Gaussians(
-            means=self._mean[slots],
+            means=state[:, _MEAN].contiguous(),
             quats=quats_from_normals(normals),
             scales=scales,
-            opacities=(1.0 - torch.exp(-self._evidence[slots])).clamp(0.0, 0.995),
-            colors=self._color[slots].clamp(0.0, 1.0),
+            opacities=(1.0 - torch.exp(-state[:, _EVIDENCE])).clamp(0.0, 0.995),
+            colors=state[:, _COLOR].clamp(0.0, 1.0),
         )
         return MapSnapshot(gaussians, slots.clone(), self._birth[slots], self.stamp)
 
@@ -384,11 +369,7 @@ class GaussianMap:
         return torch.full((count,), _NONE, dtype=torch.int64, device=self.device)
 
     def _allocate_slots(self, capacity: int) -> None:
-        shapes: dict[str, tuple[int, ...]] = {
-            "_mean": (3,), "_color": (3,), "_normal": (3,), "_footprint": (1,), "_weight": (), "_evidence": (),
-        }  # fmt: skip
-        for name, shape in shapes.items():
-            self._grow(name, torch.zeros((capacity, *shape), device=self.device))
+        self._grow("_state", torch.zeros((capacity, _STATE), device=self.device))
         self._grow("_hits", torch.zeros(capacity, dtype=torch.int32, device=self.device))
         self._grow("_birth", self._indices(capacity))
         self._grow("_slot_cell", self._indices(capacity))

@@ -1,0 +1,40 @@
+"""Free space: which points of the map a frame sees through, and which lie in its view."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from chorus_core.config import MapConfig
+from chorus_core.mapping.surface import DeviceFrame
+
+
+def seen_through(points: Tensor, frame: DeviceFrame, config: MapConfig) -> Tensor:
+    """Which world points [N, 3] stand in what the frame shows to be empty, bool [N].
+
+    A point is seen through where even the nearest depth of the 3 x 3 pixels around its projection lies clearly behind
+    it. The margin grows with the square of depth, as the sensor's noise does.
+    """
+    z, pixel = project(points, frame, config.depth_min)
+    nearest = -torch.nn.functional.max_pool2d(-frame.depth[None, None], 3, stride=1, padding=1)[0, 0]
+    measured = torch.where(pixel >= 0, nearest.reshape(-1)[pixel.clamp(min=0)], 0.0)
+    margin = config.carve_margin + 0.01 * z.square()
+    return (measured > z + margin) & (measured < config.depth_max)
+
+
+def in_view(points: Tensor, frame: DeviceFrame, config: MapConfig) -> Tensor:
+    """Which world points [N, 3] lie within the image and the range of depths, bool [N]."""
+    z, pixel = project(points, frame, config.depth_min)
+    return (pixel >= 0) & (z < config.depth_max)
+
+
+def project(points: Tensor, frame: DeviceFrame, depth_min: float) -> tuple[Tensor, Tensor]:
+    """z-depth [N] and flat pixel index [N] (-1 outside the image or nearer than ``depth_min``) of points [N, 3]."""
+    k = frame.intrinsics
+    rotation, translation = frame.world_from_camera[:3, :3], frame.world_from_camera[:3, 3]
+    x, y, z = ((points - translation) @ rotation).unbind(1)
+    safe_z = z.clamp(min=1e-6)
+    u = torch.round(x / safe_z * k.fx + k.cx).long()
+    v = torch.round(y / safe_z * k.fy + k.cy).long()
+    inside = (z > depth_min) & (u >= 0) & (u < k.width) & (v >= 0) & (v < k.height)
+    return z, torch.where(inside, v * k.width + u, -1)
