@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-
 REACH = 1e5
 """Metres from the world's origin within which float32 still tells voxels of a centimetre apart."""
 

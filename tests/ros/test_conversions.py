@@ -221,7 +221,7 @@ def test_camera_beyond_reach(metres: float) -> None:
     """Positions that float32 cannot tell apart would lump the map together, or put infinity into it."""
     pose = np.eye(4)
     pose[1, 3] = metres
-    with pytest.raises(FrameError, match="expected within 100000 m|non-finite"):
+    with pytest.raises(FrameError, match=r"expected within 100000 m|non-finite"):
         conversions.rgbd_frame(*messages(), pose)
 
 
