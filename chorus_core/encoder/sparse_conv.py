@@ -45,19 +45,25 @@ def convolve_torch(x: Tensor, weight: Tensor, level: Level) -> Tensor:
     """The convolution without bias as one matrix product for each of the 27 kernel cells, [N, out]."""
     kernel = weight.flatten(1, 3).permute(1, 2, 0).to(x.dtype)  # [27, in, out]
     out = x @ kernel[_CENTRE]
-    for cell, (target, source) in _neighbour_pairs(level).items():
+    for cell, (target, source) in _pairs_of(level).items():
         out = out.index_add(0, target, x[source] @ kernel[cell])
     return out
 
 
-def _neighbour_pairs(level: Level) -> dict[int, tuple[Tensor, Tensor]]:
-    """For each kernel cell but the centre: voxels that have that neighbour, and the neighbour. Found once a level."""
+def _pairs_of(level: Level) -> dict[int, tuple[Tensor, Tensor]]:
+    """The neighbour pairs of a level, found once."""
     if "pairs" not in level.conv_cache:
-        level.conv_cache["pairs"] = _find_pairs(level.grid, level.batch)
+        level.conv_cache["pairs"] = neighbour_pairs(level.grid, level.batch)
     return level.conv_cache["pairs"]  # type: ignore[return-value]
 
 
-def _find_pairs(grid: Tensor, batch: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+def neighbour_pairs(grid: Tensor, batch: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """For each kernel cell but the centre: voxels that have that neighbour, and the neighbour.
+
+    Args:
+        grid: non-negative integer coordinates [N, 3].
+        batch: scene of each voxel [N].
+    """
     bits = int(grid.max() + 3).bit_length()  # a margin of one on both sides, so that no offset wraps into another axis
     key = (((batch << bits | grid[:, 0] + 1) << bits) | grid[:, 1] + 1) << bits | grid[:, 2] + 1
     ordered, permutation = torch.sort(key)
