@@ -58,7 +58,7 @@ class CameraIntrinsics:
 
 
 def check_rigid(transform: np.ndarray, name: str = "world_from_camera") -> np.ndarray:
-    """A finite rigid transform within reach of the origin as float64 [4, 4], or a FrameError that names it."""
+    """A finite rigid transform as float64 [4, 4], or a FrameError that names it."""
     t = np.asarray(transform, dtype=np.float64)
     if t.shape != (4, 4):
         raise FrameError(f"{name} of shape {t.shape}: expected (4, 4)")
@@ -69,8 +69,6 @@ def check_rigid(transform: np.ndarray, name: str = "world_from_camera") -> np.nd
         raise FrameError(f"{name} has a rotation part that is not a rotation (det {np.linalg.det(rotation):.3f})")
     if not np.allclose(t[3], (0.0, 0.0, 0.0, 1.0), atol=1e-6):
         raise FrameError(f"{name} has last row {t[3].tolist()}: expected [0, 0, 0, 1]")
-    if np.abs(t[:3, 3]).max() > REACH:
-        raise FrameError(f"{name} lies at {t[:3, 3].tolist()} m: expected within {REACH:g} m of the origin")
     return t
 
 
@@ -86,7 +84,7 @@ class RgbdFrame:
         stamp: seconds.
 
     Raises:
-        FrameError: sizes differ, a type is wrong, or the pose is not rigid and finite.
+        FrameError: sizes differ, a type is wrong, or the pose is not rigid, finite and within reach of the origin.
     """
 
     color: np.ndarray
@@ -105,12 +103,16 @@ class RgbdFrame:
         if not np.isfinite(self.stamp):
             raise FrameError(f"stamp {self.stamp}: expected finite seconds")
         depth = depth.astype(np.float32, copy=False)
+        world_from_camera = check_rigid(self.world_from_camera)
+        position = world_from_camera[:3, 3]
+        if np.abs(position).max() > REACH:
+            raise FrameError(f"camera at {position.tolist()} m: expected within {REACH:g} m of the world's origin")
         valid = np.isfinite(depth) & (depth > 0)
         if not valid.all():
             depth = np.where(valid, depth, np.float32(0))
         object.__setattr__(self, "color", color)
         object.__setattr__(self, "depth", depth)
-        object.__setattr__(self, "world_from_camera", check_rigid(self.world_from_camera))
+        object.__setattr__(self, "world_from_camera", world_from_camera)
         object.__setattr__(self, "stamp", float(self.stamp))
 
     def resized(self, width: int, height: int) -> RgbdFrame:

@@ -52,7 +52,7 @@ BAD = [
     ("world_from_camera", np.diag([1.0, 1.0, -1.0, 1.0]), "det -1.000"),
     ("world_from_camera", np.zeros((4, 4)), "det 0.000"),
     ("world_from_camera", with_entry(3, 0, 0.5), "last row"),
-    ("world_from_camera", with_entry(1, 3, -2e5), "within 100000 m of the origin"),
+    ("world_from_camera", with_entry(1, 3, -2e5), "within 100000 m of the world's origin"),
     ("stamp", float("nan"), "stamp nan"),
     ("stamp", float("inf"), "stamp inf"),
 ]

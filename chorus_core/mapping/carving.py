@@ -8,6 +8,9 @@ from torch import Tensor
 from chorus_core.config import MapConfig
 from chorus_core.mapping.surface import DeviceFrame
 
+_FARTHEST = 40.0
+"""Metres no RGB-D camera measures: what lies beyond marks missing or saturated depth (65.535 m in 16 bits)."""
+
 
 def seen_through(points: Tensor, frame: DeviceFrame, config: MapConfig) -> Tensor:
     """Which world points [N, 3] stand in what the frame shows to be empty, bool [N].
@@ -19,7 +22,8 @@ def seen_through(points: Tensor, frame: DeviceFrame, config: MapConfig) -> Tenso
     nearest = -torch.nn.functional.max_pool2d(-frame.depth[None, None], 3, stride=1, padding=1)[0, 0]
     measured = torch.where(pixel >= 0, nearest.reshape(-1)[pixel.clamp(min=0)], 0.0)
     margin = config.carve_margin + 0.01 * z.square()
-    return (measured > z + margin) & (measured < config.depth_max)
+    # What is too far away to be mapped still shows that the space before it is free.
+    return (measured > z + margin) & (measured < _FARTHEST)
 
 
 def in_view(points: Tensor, frame: DeviceFrame, config: MapConfig) -> Tensor:

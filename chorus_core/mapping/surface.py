@@ -11,11 +11,14 @@ from torch import Tensor
 from chorus_core.config import MapConfig
 from chorus_core.frames import CameraIntrinsics, RgbdFrame
 
-# A pixel whose depth differs from both neighbours along an axis by more than this fraction
-# lies in the air between two surfaces ("flying pixel").
+# A pixel whose depth differs from both neighbours along an axis by more than this fraction lies in the air between two
+# surfaces ("flying pixel"), unless the three lie on one plane: floors seen at a grazing angle are as steep.
 _FLYING_FRACTION = 0.03
-# A normal is trusted where depth changes by less than this fraction between neighbouring pixels.
+# A normal is trusted where depth changes by less than this fraction between neighbouring pixels, or as on a plane.
 _SMOOTH_FRACTION = 0.1
+# On a plane, inverse depth is affine over the image. This is how far, as a fraction of its own inverse depth, a pixel
+# may lie off the middle between its neighbours'.
+_PLANAR_FRACTION = 0.03
 
 
 @dataclass
@@ -139,14 +142,23 @@ def _normals(points: Tensor) -> tuple[Tensor, Tensor]:
     along_y = points[2:, 1:-1] - points[:-2, 1:-1]
     normal = torch.nn.functional.normalize(torch.linalg.cross(along_y, along_x), dim=-1)
 
-    jump = _FLYING_FRACTION * centre
-    smooth = _SMOOTH_FRACTION * centre
-    jumps = [(neighbour - centre).abs() for neighbour in (left, right, above, below)]
-    flying_inner = ((jumps[0] > jump) & (jumps[1] > jump)) | ((jumps[2] > jump) & (jumps[3] > jump))
-    trusted = (jumps[0] < smooth) & (jumps[1] < smooth) & (jumps[2] < smooth) & (jumps[3] < smooth)
+    jump, smooth = _FLYING_FRACTION * centre, _SMOOTH_FRACTION * centre
+    flying_inner = torch.zeros_like(centre, dtype=torch.bool)
+    trusted = torch.ones_like(centre, dtype=torch.bool)
+    for before, after in ((left, right), (above, below)):
+        jumps = (before - centre).abs(), (after - centre).abs()
+        planar = _bend(before, centre, after) < _PLANAR_FRACTION
+        flying_inner |= (jumps[0] > jump) & (jumps[1] > jump) & ~planar
+        trusted &= ((jumps[0] < smooth) & (jumps[1] < smooth)) | planar
 
     normals = towards_camera.clone()
     normals[1:-1, 1:-1] = torch.where(trusted[..., None], normal, towards_camera[1:-1, 1:-1])
     flying = torch.zeros_like(z, dtype=torch.bool)
     flying[1:-1, 1:-1] = flying_inner
     return normals, flying
+
+
+def _bend(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:
+    """How far inverse depth is from linear over three pixels, relative to the middle one; large where one is missing."""
+    tiny = 1e-6
+    return (1.0 / before.clamp(min=tiny) + 1.0 / after.clamp(min=tiny) - 2.0 / centre.clamp(min=tiny)).abs() * centre

@@ -191,6 +191,15 @@ def test_what_moved_away_is_carved_and_what_took_its_place_stays() -> None:
     assert len(on_box) > 20
 
 
+def test_a_surface_beyond_the_range_of_the_map_carves_what_left_the_space_before_it() -> None:
+    map_ = GaussianMap(CONFIG)
+    for _ in range(3):
+        map_.integrate(make_frame(2.0))
+    for _ in range(12):
+        map_.integrate(make_frame(CONFIG.depth_max + 1.0))
+    assert near(map_, 2.0) == 0
+
+
 def test_what_is_occluded_is_not_carved() -> None:
     map_ = GaussianMap(CONFIG)
     for _ in range(3):

@@ -59,6 +59,24 @@ def test_flying_pixels_between_two_surfaces_are_dropped() -> None:
     assert len(pixels.points) >= depth.size - depth.shape[0]
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("height", [0.15, 0.3, 1.2])
+def test_a_floor_seen_at_a_grazing_angle_is_kept_with_its_normal(height: float, stride: int) -> None:
+    """A low robot's floor is as steep in the image as a flying pixel, but it is a plane."""
+    down = np.array([0.0, 1.0, 0.0])
+    depth = plane_depth(np.eye(4), down, height)
+    rng = np.random.default_rng(0)
+    noisy = depth * (1 + rng.normal(0, 0.002, depth.shape))
+    pixels = measure_frame(make_frame(noisy), stride=stride)
+    z = depth[::stride, ::stride]
+    in_range = int(((z > CONFIG.depth_min + 0.1) & (z < CONFIG.depth_max - 0.1)).sum())
+    assert len(pixels.points) > 0.9 * in_range
+    exact = measure_frame(make_frame(depth), stride=stride)
+    width = z.shape[1]  # all but the first and last row and column, which know no normal
+    angles = np.degrees(np.arccos(np.clip(exact.normals.numpy() @ -down, -1, 1)))
+    assert (angles < 1.0).mean() > 1 - (2 * width + 2 * z.shape[0]) / len(angles)
+
+
 def test_range_limits_are_kept() -> None:
     depth = np.tile(np.linspace(0.05, 8.0, 160), (120, 1))
     z = measure_frame(make_frame(depth)).points[:, 2]
