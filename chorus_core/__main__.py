@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from chorus_core import config as configuration
 from chorus_core.config import Config
 from chorus_core.encoder import ChorusEncoder
+from chorus_core.encoder.checkpoint import shipped_models
 from chorus_core.io.gaussian_ply import load_gaussians
 from chorus_core.io.map_file import features_path, load_map
 from chorus_core.io.rgbd import open_sequence
@@ -36,26 +38,28 @@ def build_map(arguments: argparse.Namespace, config: Config) -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pipeline.save(arguments.out)
     dropped = f", {sum(sequence.dropped.values())} frames dropped {dict(sequence.dropped)}" if sequence.dropped else ""
-    print(f"{arguments.out}: {pipeline.status().gaussians} Gaussians from {pipeline.status().frames} frames{dropped}")
+    written = len(pipeline.labelled_map()) or len(pipeline.map.export().gaussians)
+    print(f"{arguments.out}: {written} Gaussians from {pipeline.status().frames} frames{dropped}")
 
 
 def encode_map(arguments: argparse.Namespace, config: Config) -> None:
     """Features and labels for the Gaussians of any 3DGS ``.ply``."""
+    out = arguments.out or arguments.path.with_suffix(".chorus.ply")
+    if out.resolve() == arguments.path.resolve():
+        raise ValueError(f"--out {out} is the input: it would lose its other columns (spherical harmonics, say)")
     gaussians = load_gaussians(arguments.path)
     pipeline = Pipeline(config)
     numbers = torch.arange(len(gaussians))
-    features = pipeline.encoder.encode(
-        gaussians, grid_size=arguments.grid, max_points=config.encoder.max_gaussians, halo=config.encoder.halo
-    )
+    features = pipeline.describe(gaussians, arguments.grid or pipeline.encoder.model.config.grid_size)
     pipeline.semantics.update(MapSnapshot(gaussians, numbers, numbers, 0.0), numbers, features)
-    out = arguments.out or arguments.path
+    out.parent.mkdir(parents=True, exist_ok=True)
     pipeline.save(out)
     print(f"{out} and {features_path(out).name}: {len(gaussians)} Gaussians encoded")
 
 
 def query_map(arguments: argparse.Namespace, config: Config) -> None:
     """Ask a saved map."""
-    semantics = open_saved_map(arguments.path, config.semantics)
+    semantics = open_saved_map(arguments.path, config.semantics, arguments.model)
     for text in arguments.text:
         print_answer(semantics.query(text, arguments.negative, arguments.threshold, arguments.max_objects))
 
@@ -100,13 +104,14 @@ def _facts(path: Path) -> list[tuple[str, str]]:
         ]
         if features_path(path).is_file():
             labelled, model = load_map(path)
-            facts += [("model", model), ("feature width", str(labelled.features.shape[1]))]
+            facts += [("model", model.name), ("feature width", str(labelled.features.shape[1]))]
             counts = torch.bincount(labelled.labels[labelled.labels >= 0], minlength=len(labelled.vocabulary))
             top = [f"{labelled.vocabulary.labels[i]} {int(counts[i])}" for i in counts.argsort(descending=True)[:8]]
             facts.append(("most common labels", ", ".join(top)))
         return facts
-    if (path / "config.json").is_file() or path.suffix in (".pth", ".safetensors"):
-        encoder = ChorusEncoder.from_pretrained(path)
+    shipped = not path.exists() and str(path) in shipped_models()
+    if shipped or (path / "config.json").is_file() or path.suffix in (".pth", ".safetensors"):
+        encoder = ChorusEncoder.from_pretrained(str(path))
         parameters = sum(p.numel() for p in encoder.model.parameters())
         return [
             ("parameters", f"{parameters / 1e6:.1f} M"),
@@ -140,12 +145,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--bare", action="store_true", help="Gaussians only, no features")
     sub.add_argument("--upright", action="store_true", help="find the vertical first; for hand-held recordings")
     sub = command("encode", encode_map, "features and labels for a 3DGS .ply")
-    sub.add_argument("--out", type=Path, help="default: the input itself")
+    sub.add_argument("--out", type=Path, help="default: NAME.chorus.ply beside NAME.ply")
     sub.add_argument("--grid", type=float, help="edge of the encoder's voxels, metres")
     sub = command("query", query_map, "ask a saved map")
     sub.add_argument("text", nargs="+")
     sub.add_argument("--negative", action="append", default=[], help="what is not meant")
-    sub.add_argument("--threshold", type=float, default=0.0, help="0: the calibrated one")
+    sub.add_argument("--model", default="", help="where the model that encoded the map is now, if it was moved")
+    sub.add_argument("--threshold", type=float, default=0.0, help="0: semantics.threshold, or else the calibrated one")
     sub.add_argument("--max-objects", type=int, default=0)
     command("info", show_info, "facts of a sequence, map or checkpoint")
     return parser
@@ -164,8 +170,16 @@ def read_config(path: Path | None, assignments: Sequence[str]) -> Config:
         name, found, value = pair.partition("=")
         if not found:
             raise configuration.ConfigError(f"--set {pair}: expected OPTION=VALUE")
-        tree[name] = yaml.safe_load(value)
+        tree[name] = _value(yaml.safe_load(value))
     return configuration.parse(Config, tree)
+
+
+def _value(read: Any) -> Any:
+    """What YAML 1.1 takes for text though it is a number: ``5e-2``."""
+    try:
+        return float(read) if isinstance(read, str) else read
+    except ValueError:
+        return read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

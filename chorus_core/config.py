@@ -68,10 +68,13 @@ class EncoderConfig:
 
     checkpoint: str = option("chorus_mini", "name of a shipped model, or path of a checkpoint")
     device: str = option("auto", "where the encoder runs", choices=("auto", "cpu", "cuda"))
-    period: float = option(2.0, "seconds between background encodes at least", ge=0.0)
+    period: float = option(2.0, "seconds between background encodes at least", gt=0.0)
     max_gaussians: int = option(60_000, "Gaussians encoded in one pass; larger regions are tiled", ge=1000)
     halo: float = option(0.8, "metres of context around an encoded region", ge=0.0)
     min_gaussians: int = option(500, "no encode before the map holds as many", ge=1)
+    smoothing: int = option(
+        2, "rounds of averaging features over neighbouring voxels; 0 leaves them as the encoder gives them", ge=0, le=16
+    )
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,8 @@ def load(path: str | Path, config_type: type[T] = Config) -> T:
     tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path}: expected a mapping of options, got {type(tree).__name__}")
+    if any(isinstance(node, Mapping) and "ros__parameters" in node for node in tree.values()):
+        raise ConfigError(f"{path} is a ROS parameter file, for the node: expected options at the top level")
     return parse(config_type, tree)
 
 

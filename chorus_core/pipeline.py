@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chorus_core.config import Config
+from chorus_core.config import Config, ConfigError
 from chorus_core.encoder import ChorusEncoder
+from chorus_core.encoder.smoothing import smooth
 from chorus_core.frames import RgbdFrame
+from chorus_core.gaussians import Gaussians
 from chorus_core.io.gaussian_ply import save_gaussians
-from chorus_core.io.map_file import save_map
+from chorus_core.io.map_file import ModelReference, save_map
 from chorus_core.mapping import GaussianMap, IntegrateReport, MapSnapshot
 from chorus_core.region import Region, RegionScheduler
 from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
@@ -54,6 +56,10 @@ class PipelineStatus:
         gaussians: in the map.
         frames: integrated.
         encodes: steps done.
+        encode_failures: steps that failed.
+        last_error: why the last step failed; empty where it did not.
+        evicted: Gaussians given up, or not taken up, for want of room.
+        encoded: share of the labelled map's Gaussians that have features, in [0, 1].
         last_encode_stamp: of the last frame in the labelled map, seconds.
         last_encode_seconds: what the last step took.
         stage_ms: p50 and p99 of each stage's last calls, milliseconds.
@@ -62,25 +68,37 @@ class PipelineStatus:
     gaussians: int
     frames: int
     encodes: int
+    encode_failures: int
+    last_error: str
+    evicted: int
+    encoded: float
     last_encode_stamp: float
     last_encode_seconds: float
     stage_ms: dict[str, tuple[float, float]]
 
 
 def choose_device(name: str) -> torch.device:
-    """The named device; CUDA, where there is one, for "auto"."""
+    """The named device; CUDA, where there is one, for "auto".
+
+    Raises:
+        ConfigError: CUDA is asked for where there is none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda': no CUDA device is available")
     return torch.device(name)
 
 
 class Pipeline:
     """Map, encoder and semantics of one robot.
 
-    ``integrate`` and the encoding step exclude each other only while the map is copied; queries never wait for either.
+    ``integrate`` and the encoding step exclude each other only while the map is copied; queries wait for no lock of
+    either. On a GPU all three share the device's default stream.
 
     Raises (at construction):
         CheckpointError: the encoder's checkpoint is missing, damaged or unfit.
+        TextSideError: the checkpoint's features are not those of its texts.
         VocabularyError: the vocabulary cannot be read.
     """
 
@@ -91,15 +109,14 @@ class Pipeline:
         self.encoder = ChorusEncoder.from_pretrained(
             self.config.encoder.checkpoint, choose_device(self.config.encoder.device)
         )
-        text = TextSide(self.encoder.description, self.encoder.basis)
+        text = TextSide.of(self.encoder)
         vocabulary = load_vocabulary(self.config.semantics.vocabulary)
         self.map = GaussianMap(self.config.map, self.device)
         self.semantics = SemanticMap(text, vocabulary, self.config.semantics, self.device)
         self._scheduler = RegionScheduler(self.config.encoder)
         self._map_lock = threading.Lock()
         self._encode_lock = threading.Lock()
-        self._times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=512))
-        self._encodes = 0
+        self._begin_counting()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -108,19 +125,24 @@ class Pipeline:
     def integrate(self, frame: RgbdFrame) -> IntegrateReport:
         """Fuse a frame into the map."""
         with self._map_lock, self._timed("integrate"):
-            return self.map.integrate(frame)
+            report = self.map.integrate(frame)
+            self._evicted += report.evicted + report.dropped
+            return report
 
     def encode_step(self) -> EncodeReport | None:
         """Encode what changed most since it was last encoded; None where there is nothing to do."""
         with self._encode_lock:
             began = time.perf_counter()
-            with self._map_lock, self._timed("snapshot"):
+            with self._map_lock:
                 if len(self.map) < self.config.encoder.min_gaussians:
                     return None
-                dirty = self.map.take_dirty()
-                centers = self.map.block_centers(dirty)
-                snapshot = self.map.export()
-            region = self._scheduler.next_region(centers, snapshot.gaussians.means)
+                # Noted before the copy, which may fail for want of memory: changes are not forgotten then.
+                self._scheduler.add(self.map.block_centers(self.map.take_dirty()))
+                if not self._scheduler.pending:
+                    return None
+                with self._timed("snapshot"):
+                    snapshot = self.map.export()
+            region = self._scheduler.next(snapshot.gaussians.means)
             if region is None:
                 return None
             try:
@@ -131,15 +153,21 @@ class Pipeline:
             self._encodes += 1
             return EncodeReport(region.owned_indices.numel(), len(snapshot.gaussians), time.perf_counter() - began)
 
+    def describe(self, gaussians: Gaussians, grid_size: float | None = None) -> torch.Tensor:
+        """Features of Gaussians as the semantic map keeps them: encoded, in the compact space, smoothed [N, d].
+
+        Args:
+            grid_size: edge of the encoder's voxels, metres; the model's own, or the map's if coarser, by default.
+        """
+        options = self.config.encoder
+        size = grid_size or max(self.config.map.voxel_size, self.encoder.model.config.grid_size)
+        text = self.semantics.text
+        features = self.encoder.encode(gaussians, text.head, size, options.max_gaussians, options.halo)
+        return smooth(text.project_features(features), gaussians.means, size, options.smoothing)
+
     def _encode_region(self, snapshot: MapSnapshot, region: Region) -> None:
         with self._timed("encode"):
-            features = self.encoder.encode(
-                snapshot.gaussians[region.context],
-                head=self.semantics.text.head,
-                grid_size=max(self.config.map.voxel_size, self.encoder.model.config.grid_size),
-                max_points=self.config.encoder.max_gaussians,
-                halo=self.config.encoder.halo,
-            )
+            features = self.describe(snapshot.gaussians[region.context])
         with self._timed("label"):
             self.semantics.update(snapshot, region.owned_indices, features[region.owned.to(features.device)])
 
@@ -179,11 +207,16 @@ class Pipeline:
         return self.semantics.objects()[1]
 
     def status(self) -> PipelineStatus:
+        current = self.semantics.current
         return PipelineStatus(
             gaussians=len(self.map),
             frames=self.map.frames,
             encodes=self._encodes,
-            last_encode_stamp=self.semantics.current.stamp,
+            encode_failures=self._failures,
+            last_error=self._last_error,
+            evicted=self._evicted,
+            encoded=current.encoded,
+            last_encode_stamp=current.stamp,
             last_encode_seconds=self._times["encode"][-1] / 1e3 if self._times["encode"] else 0.0,
             stage_ms={
                 stage: tuple(float(p) for p in np.percentile(list(times), (50, 99)))  # a copy: others append
@@ -205,14 +238,17 @@ class Pipeline:
                 gaussians = self.map.export().gaussians.to("cpu")
             save_gaussians(path, gaussians)
         else:
-            save_map(path, current, instances, self.config.encoder.checkpoint)
+            checkpoint = Path(self.config.encoder.checkpoint)
+            name = str(checkpoint.resolve()) if checkpoint.exists() else str(checkpoint)
+            save_map(path, current, instances, ModelReference(name, self.encoder.description.get("sha256", "")))
 
     def reset(self) -> None:
-        """Forget the map and its meaning; keep model, vocabulary and settings."""
+        """Forget the map and its meaning, and count from zero; keep model, vocabulary and settings."""
         with self._encode_lock, self._map_lock:
             self.map = GaussianMap(self.config.map, self.device)
             self.semantics.clear()
             self._scheduler = RegionScheduler(self.config.encoder)
+            self._begin_counting()
 
     def start(self) -> None:
         """Encode in the background until :meth:`stop`."""
@@ -231,12 +267,19 @@ class Pipeline:
     def _run(self) -> None:
         while not self._stopping.wait(self.config.encoder.period):
             try:
-                self.encode_step()
-            except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                logger.exception("out of GPU memory while encoding; the map is kept, the step is tried again later")
-            except Exception:
+                if self.encode_step() is not None:
+                    self._last_error = ""
+            except Exception as error:
+                if isinstance(error, torch.cuda.OutOfMemoryError):
+                    torch.cuda.empty_cache()
+                self._failures += 1
+                self._last_error = f"{type(error).__name__}: {error}"
                 logger.exception("encoding failed; the map is kept, the step is tried again later")
+
+    def _begin_counting(self) -> None:
+        self._times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=512))
+        self._encodes = self._failures = self._evicted = 0
+        self._last_error = ""
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

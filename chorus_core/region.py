@@ -33,43 +33,62 @@ class Region:
 
 
 class RegionScheduler:
-    """Remembers which columns of the map changed, and hands out the one that changed most.
+    """Remembers which columns of the map changed, and hands out one after another.
 
-    A map that fits one pass is encoded whole.
+    A map that fits one pass is encoded whole. Otherwise the column with the most changes, weighted by the square of
+    how long it has not been served, goes first: what a robot sees now comes often, what it passed once comes too, and
+    a column that fails to encode does not hold up the others.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         self._config = config
         self._changes: dict[tuple[int, int], int] = {}
+        self._served: dict[tuple[int, int], int] = {}  # turn in which a column was last handed out
+        self._turn = 0
 
-    def next_region(self, dirty_centers: Tensor, means: Tensor) -> Region | None:
-        """The next region, or None where nothing changed.
+    @property
+    def pending(self) -> bool:
+        """Whether anything changed that has not been handed out."""
+        return bool(self._changes)
+
+    def add(self, centers: Tensor) -> None:
+        """Note blocks that changed, by their centres in metres [B, 3]."""
+        columns, counts = torch.unique(torch.floor(centers[:, :2] / _TILE).long(), dim=0, return_counts=True)
+        for (x, y), count in zip(columns.tolist(), counts.tolist(), strict=True):
+            # Not the sum: a block in view changes with every frame, and is no more worth for that.
+            self._changes[x, y] = max(self._changes.get((x, y), 0), count)
+
+    def next(self, means: Tensor) -> Region | None:
+        """The next region of a snapshot, or None where nothing changed that is still there.
 
         Args:
-            dirty_centers: of the blocks that changed since the last call, metres [B, 3].
             means: of the whole snapshot, metres [N, 3].
         """
-        columns, counts = torch.unique(torch.floor(dirty_centers[:, :2] / _TILE).long(), dim=0, return_counts=True)
-        for (x, y), count in zip(columns.tolist(), counts.tolist(), strict=True):
-            self._changes[x, y] = self._changes.get((x, y), 0) + count
-        if not self._changes or means.shape[0] == 0:
-            return None
         if means.shape[0] <= self._config.max_gaussians:
             changes, self._changes = self._changes, {}
             everything = torch.arange(means.shape[0], device=means.device)
-            return Region(everything, torch.ones_like(everything, dtype=torch.bool), changes)
-        column = max(self._changes, key=lambda c: self._changes[c])
-        changes = {column: self._changes.pop(column)}
-        low = means.new_tensor(column) * _TILE
-        plane = means[:, :2]
-        halo = self._config.halo
-        context = ((plane >= low - halo) & (plane < low + _TILE + halo)).all(dim=1).nonzero().squeeze(1)
-        owned = ((plane[context] >= low) & (plane[context] < low + _TILE)).all(dim=1)
-        if not bool(owned.any()):
-            return self.next_region(dirty_centers[:0], means)
-        return Region(context, owned, changes)
+            nothing = not changes or means.shape[0] == 0
+            return None if nothing else Region(everything, torch.ones_like(everything, dtype=torch.bool), changes)
+        self._turn += 1
+        while self._changes:
+            column = max(self._changes, key=self._urgency)
+            self._served[column] = self._turn
+            region = self._column(column, self._changes.pop(column), means)
+            if bool(region.owned.any()):
+                return region
+        return None
 
     def put_back(self, region: Region) -> None:
         """Remember a region whose encoding failed, so that it is tried again."""
         for column, count in region.changes.items():
-            self._changes[column] = self._changes.get(column, 0) + count
+            self._changes[column] = max(self._changes.get(column, 0), count)
+
+    def _urgency(self, column: tuple[int, int]) -> int:
+        return self._changes[column] * (self._turn - self._served.get(column, 0)) ** 2
+
+    def _column(self, column: tuple[int, int], count: int, means: Tensor) -> Region:
+        low = means.new_tensor(column) * _TILE
+        plane, halo = means[:, :2], self._config.halo
+        context = ((plane >= low - halo) & (plane < low + _TILE + halo)).all(dim=1).nonzero().squeeze(1)
+        owned = ((plane[context] >= low) & (plane[context] < low + _TILE)).all(dim=1)
+        return Region(context, owned, {column: count})

@@ -8,22 +8,31 @@ import torch
 
 from chorus_core.config import SemanticsConfig
 from chorus_core.encoder import ChorusEncoder
-from chorus_core.io.map_file import load_map
+from chorus_core.io.map_file import MapFileError, load_map
 from chorus_core.semantics.semantic_map import SemanticMap
 from chorus_core.semantics.text_side import TextSide
 
 
-def open_saved_map(path: str | Path, config: SemanticsConfig | None = None) -> SemanticMap:
+def open_saved_map(path: str | Path, config: SemanticsConfig | None = None, model: str = "") -> SemanticMap:
     """The map at ``path`` with the text side of the model that made its features.
 
+    Args:
+        model: where that model is now, if it was moved since.
+
     Raises:
-        MapFileError: there are no features beside the ``.ply``, or they are of another map.
+        MapFileError: there are no features beside the ``.ply``, they are of another map, or of another model.
         CheckpointError: the model is not to be found.
         ValueError: the features are of another width than the model's texts.
     """
-    labelled, model = load_map(path)
-    encoder = ChorusEncoder.from_pretrained(model)
-    text = TextSide(encoder.description, encoder.basis)
+    labelled, made_by = load_map(path)
+    encoder = ChorusEncoder.from_pretrained(model or made_by.name)
+    found = encoder.description.get("sha256", "")
+    if made_by.sha256 and made_by.sha256 != found:
+        raise MapFileError(
+            f"{path} was encoded by {made_by.name} with sha256 {made_by.sha256:.12}; {model or made_by.name} has "
+            f"{found or 'none':.12}: encode the map again, or name the model that made it"
+        )
+    text = TextSide.of(encoder)
     semantics = SemanticMap(text, labelled.vocabulary, config or SemanticsConfig(), torch.device("cpu"))
     semantics.restore(labelled)
     return semantics

@@ -6,22 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 from chorus_core.__main__ import main, read_config
 from chorus_core.config import ConfigError
+from chorus_core.gaussians import Gaussians
+from chorus_core.io.gaussian_ply import save_gaussians
+from chorus_core.io.rgbd import open_sequence
 
+ROS_FILE = Path(__file__).resolve().parents[1] / "config" / "perception.yaml"
 FAST = ["--set", "map.voxel_size=0.1", "--set", "encoder.min_gaussians=100", "--set", "semantics.object_gap=0.25"]
 
 
 @pytest.fixture(scope="module")
 def recording(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short recording in the 7-Scenes layout, cut from the shipped one."""
-    import cv2
-    import numpy as np
-
-    from chorus_core.io.rgbd import open_sequence
-
     folder = tmp_path_factory.mktemp("recording")
     for name in ("color", "depth", "pose"):
         (folder / name).mkdir()
@@ -55,6 +57,28 @@ def test_map_query_encode_info(recording: Path, tmp_path: Path, capsys: pytest.C
     assert "Gaussians" in capsys.readouterr().out
 
 
+def test_encode_leaves_the_scene_it_reads_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A scene may have columns that a saved map does not: spherical harmonics, say."""
+    scene = tmp_path / "scene.ply"
+    points = torch.rand((300, 3), generator=torch.Generator().manual_seed(0))
+    quats = torch.tensor((1.0, 0.0, 0.0, 0.0)).repeat(300, 1)
+    gaussians = Gaussians(points, quats, torch.full((300, 3), 0.02), torch.full((300,), 0.9), points)
+    save_gaussians(scene, gaussians, {"my_id": np.arange(300, dtype=np.int32)})
+    before = scene.read_bytes()
+    assert main(["encode", str(scene)]) == 0
+    assert main(["encode", str(scene), "--out", str(tmp_path / "." / "scene.ply")]) == 2
+    assert "is the input" in capsys.readouterr().err
+    assert scene.read_bytes() == before
+    assert main(["query", str(tmp_path / "scene.chorus.ply"), "chair"]) == 0
+    assert main(["query", str(scene), "chair"]) == 2
+    assert "--out NEW.ply" in capsys.readouterr().err
+
+
+def test_info_of_a_shipped_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "chorus_mini"]) == 0
+    assert "parameters" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -63,6 +87,7 @@ def test_map_query_encode_info(recording: Path, tmp_path: Path, capsys: pytest.C
         (["info", ".", "--set", "map.voxle_size=1"], "map.voxle_size"),
         (["info", ".", "--set", "map.voxel_size=-1"], "map.voxel_size"),
         (["info", ".", "--set", "nonsense"], "nonsense"),
+        (["info", ".", "--config", str(ROS_FILE)], "is a ROS parameter file"),
     ],
 )
 def test_mistakes_end_in_one_clear_line(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +103,7 @@ def test_assignments_win_over_the_file(tmp_path: Path) -> None:
     file.write_text("map:\n  voxel_size: 0.05\n  depth_max: 3.0\n")
     config = read_config(file, ["map.voxel_size=0.1"])
     assert (config.map.voxel_size, config.map.depth_max) == (0.1, 3.0)
+    assert read_config(None, ["map.voxel_size=5e-2"]).map.voxel_size == 0.05
     with pytest.raises(ConfigError):
         read_config(file, ["map.depth_max=far"])
 

@@ -12,11 +12,15 @@ import torch
 
 from chorus_core.config import Config, parse
 from chorus_core.encoder import CheckpointError
+from chorus_core.encoder.checkpoint import write_model
+from chorus_core.encoder.model import ChorusModel, ModelConfig
 from chorus_core.frames import RgbdFrame
-from chorus_core.io.map_file import MapFileError, features_path, load_map
+from chorus_core.io.map_file import MapFileError, ModelReference, features_path, load_map
 from chorus_core.io.rgbd import open_sequence
 from chorus_core.pipeline import Pipeline
+from chorus_core.saved_map import open_saved_map
 from chorus_core.semantics.query_text import QueryError
+from chorus_core.semantics.text_side import TextSideError
 from chorus_core.semantics.vocabulary import VocabularyError
 
 OPTIONS = {
@@ -111,12 +115,24 @@ def test_saved_map_answers_as_the_live_one(mapped: Pipeline, tmp_path: Path) -> 
     path = tmp_path / "map.ply"
     mapped.save(path)
     labelled, model = load_map(path)
-    assert model == "chorus_mini"
+    assert model == ModelReference("chorus_mini", mapped.encoder.description["sha256"])
     live = mapped.labelled_map()
     torch.testing.assert_close(labelled.gaussians.means, live.gaussians.means)
     assert torch.equal(labelled.labels, live.labels)
     assert torch.equal(labelled.features, live.features)
     assert labelled.vocabulary.labels == live.vocabulary.labels
+
+
+def test_a_map_of_another_model_is_refused(mapped: Pipeline, tmp_path: Path) -> None:
+    """Features of one model mean nothing to the texts of another, though they may be as wide."""
+    path = tmp_path / "map.ply"
+    mapped.save(path)
+    assert len(open_saved_map(path, model="chorus_mini").current) == len(mapped.labelled_map())
+    with np.load(features_path(path)) as file:
+        arrays = dict(file)
+    np.savez(features_path(path), **arrays | {"model_sha256": np.array("0" * 64)})
+    with pytest.raises(MapFileError, match="was encoded by chorus_mini with sha256 000000000000"):
+        open_saved_map(path)
 
 
 def test_map_file_without_or_with_foreign_features_is_refused(mapped: Pipeline, tmp_path: Path) -> None:
@@ -164,10 +180,37 @@ def test_a_failed_encode_is_tried_again(frames: list[RgbdFrame], monkeypatch: py
     monkeypatch.setattr(pipeline.encoder, "encode", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         pipeline.encode_step()
+    pipeline.start()
+    deadline = time.monotonic() + 30
+    while not pipeline.status().encode_failures and time.monotonic() < deadline:
+        time.sleep(0.02)
+    pipeline.stop()
+    assert pipeline.status().encode_failures > 0
+    assert pipeline.status().last_error == "RuntimeError: out of memory"
+    assert (pipeline.status().encoded, pipeline.status().encodes) == (0.0, 0)
+
     monkeypatch.setattr(pipeline.encoder, "encode", encode)
     report = pipeline.encode_step()
     assert report is not None
     assert report.encoded == report.total > 0
+
+
+def test_changes_are_not_forgotten_when_the_copy_fails(
+    frames: list[RgbdFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(parse(Config, OPTIONS))
+    for frame in frames[:3]:
+        pipeline.integrate(frame)
+    export = pipeline.map.export
+
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pipeline.map, "export", fail)
+    with pytest.raises(MemoryError):
+        pipeline.encode_step()
+    monkeypatch.setattr(pipeline.map, "export", export)
+    assert pipeline.encode_step() is not None
 
 
 def test_reset_forgets_map_and_meaning(frames: list[RgbdFrame]) -> None:
@@ -177,9 +220,20 @@ def test_reset_forgets_map_and_meaning(frames: list[RgbdFrame]) -> None:
     pipeline.encode_all()
     pipeline.reset()
     assert len(pipeline.map) == len(pipeline.labelled_map()) == 0
-    assert pipeline.query("chair").objects == []
+    status = pipeline.status()
+    assert (status.encodes, status.evicted, status.encoded, status.stage_ms) == (0, 0, 0.0, {})
+    with pytest.raises(QueryError, match="nothing of the map is encoded yet"):  # which is not "it is not there"
+        pipeline.query("chair")
     pipeline.integrate(frames[0])
     assert len(pipeline.map) > 0
+
+
+@pytest.mark.parametrize("heads", [{"lang": 48}, {"dino": 384}])
+def test_a_model_whose_features_do_not_fit_its_texts_is_refused_at_once(heads: dict[str, int], tmp_path: Path) -> None:
+    tiny = {"enc_depths": (1, 1), "enc_channels": (8, 16), "enc_num_head": (1, 2), "patch_size": 16}
+    write_model(tmp_path, ChorusModel(ModelConfig(**tiny, heads=heads)), {"text": {"encoder": "minilm"}})
+    with pytest.raises(TextSideError, match=r"expected 'lang' with 384"):
+        Pipeline(parse(Config, {"encoder.checkpoint": str(tmp_path)}))
 
 
 def test_missing_checkpoint_is_named() -> None:

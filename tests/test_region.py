@@ -19,7 +19,9 @@ def scatter(count: int, extent: float, seed: int) -> torch.Tensor:
 
 def test_small_map_is_encoded_whole() -> None:
     means = scatter(500, 20.0, 0)
-    region = RegionScheduler(SMALL).next_region(means[:3], means)
+    scheduler = RegionScheduler(SMALL)
+    scheduler.add(means[:3])
+    region = scheduler.next(means)
     assert region is not None
     assert bool(region.owned.all())
     assert torch.equal(region.context, torch.arange(500))
@@ -27,7 +29,10 @@ def test_small_map_is_encoded_whole() -> None:
 
 def test_nothing_changed_means_nothing_to_do() -> None:
     means = scatter(500, 20.0, 0)
-    assert RegionScheduler(SMALL).next_region(means[:0], means) is None
+    scheduler = RegionScheduler(SMALL)
+    scheduler.add(means[:0])
+    assert not scheduler.pending
+    assert scheduler.next(means) is None
 
 
 @given(st.integers(1500, 4000), st.floats(5.0, 30.0), st.integers(0, 100))
@@ -35,9 +40,8 @@ def test_every_changed_gaussian_of_a_large_map_is_owned_once(count: int, extent:
     means = scatter(count, extent, seed)
     scheduler = RegionScheduler(SMALL)
     owners = torch.zeros(count, dtype=torch.int64)
-    changed = means
-    while (region := scheduler.next_region(changed, means)) is not None:
-        changed = means[:0]
+    scheduler.add(means)
+    while (region := scheduler.next(means)) is not None:
         owners[region.owned_indices] += 1
         plane = means[region.owned_indices, :2]
         near = means[region.context, :2]
@@ -48,11 +52,39 @@ def test_every_changed_gaussian_of_a_large_map_is_owned_once(count: int, extent:
 def test_the_column_that_changed_most_goes_first_and_a_failed_one_comes_back() -> None:
     means = scatter(3000, 16.0, 1)
     scheduler = RegionScheduler(SMALL)
-    dirty = torch.tensor([[1.0, 1.0, 0.0]] * 5 + [[-3.0, -3.0, 0.0]] * 2)
-    first = scheduler.next_region(dirty, means)
+    scheduler.add(torch.tensor([[1.0, 1.0, 0.0]] * 5 + [[-3.0, -3.0, 0.0]] * 2))
+    first = scheduler.next(means)
     assert first is not None
     assert list(first.changes) == [(0, 0)]
     scheduler.put_back(first)
-    again = scheduler.next_region(dirty[:0], means)
-    assert again is not None
-    assert again.changes == first.changes
+    others = [scheduler.next(means) for _ in range(2)]
+    assert [list(region.changes) for region in others if region is not None] == [[(-1, -1)], [(0, 0)]]
+    assert others[1] is not None and others[1].changes == first.changes
+
+
+def test_what_was_seen_once_is_encoded_though_other_columns_change_all_the_time() -> None:
+    means = scatter(3000, 16.0, 1)
+    scheduler = RegionScheduler(SMALL)
+    scheduler.add(torch.tensor([[-3.0, -3.0, 0.0]]))
+    seen = torch.tensor([[1.0, 1.0, 0.0], [5.0, 1.0, 0.0], [1.0, 5.0, 0.0]]).repeat_interleave(20, dim=0)
+    served = set()
+    for _ in range(100):
+        scheduler.add(seen)
+        region = scheduler.next(means)
+        assert region is not None
+        served |= set(region.changes)
+    assert served == {(-1, -1), (0, 0), (1, 0), (0, 1)}
+
+
+def test_a_column_that_always_fails_does_not_hold_up_the_others() -> None:
+    means = scatter(3000, 16.0, 1)
+    scheduler = RegionScheduler(SMALL)
+    served = []
+    for _ in range(30):
+        scheduler.add(torch.tensor([[1.0, 1.0, 0.0]] * 20 + [[-3.0, -3.0, 0.0]]))
+        region = scheduler.next(means)
+        assert region is not None
+        served += region.changes
+        if (0, 0) in region.changes:
+            scheduler.put_back(region)
+    assert served.count((-1, -1)) >= 3

@@ -132,7 +132,7 @@ def evaluate_scenes(a: argparse.Namespace) -> dict[str, Any]:
     bank = LanguageTargets.load(a.bank)
     split = Split.make(library := AssetLibrary(a.assets), a.split_seed)
     encoder = ChorusEncoder.from_pretrained(a.model, a.device)
-    text = TextSide(encoder.description, encoder.basis)
+    text = TextSide.of(encoder)
     names = text.embed_labels(Vocabulary(bank.names))
     accuracy = SceneAccuracy(bank.names, Unseen.of(split, split.trained_categories(library), bank))
     for scene in encode_scenes(encoder, a.scenes, a.subset, bank, text.head):

@@ -71,15 +71,19 @@ def write_model(
         Path(temporary).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+
+
 def _locate(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.exists():
         return path
     if isinstance(name_or_path, str) and (SHIPPED / name_or_path / "config.json").is_file():
         return SHIPPED / name_or_path
-    shipped = sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
     raise CheckpointError(
-        f"no checkpoint {str(name_or_path)!r}: neither a file or folder nor a shipped model {shipped}"
+        f"no checkpoint {str(name_or_path)!r}: neither a file or folder nor a shipped model {shipped_models()}"
     )
 
 

@@ -45,4 +45,5 @@ def _adjacency(voxels: Tensor) -> Tensor:
     pairs = neighbour_pairs(voxels, torch.zeros_like(itself)).values()
     rows, columns = (torch.cat((itself, *ends)) for ends in zip(*pairs, strict=True))
     ones = torch.ones(rows.numel(), device=voxels.device)
-    return torch.sparse_coo_tensor(torch.stack((rows, columns)), ones, (voxels.shape[0],) * 2).to_sparse_csr()
+    size = (voxels.shape[0],) * 2
+    return torch.sparse_coo_tensor(torch.stack((rows, columns)), ones, size, check_invariants=False).coalesce()

@@ -1,11 +1,12 @@
 """A labelled map on disk: a standard 3DGS ``.ply`` that any viewer opens, and its features beside it.
 
 ``NAME.ply`` carries label, instance and confidence as extra columns; ``NAME.features.npz`` holds the compact features,
-the vocabulary that the labels index and the name of the model, so that a saved map answers new questions at once.
+the vocabulary that the labels index and which model made them, so that a saved map answers new questions at once.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,30 @@ class MapFileError(ValueError):
     """A saved map whose parts are missing or disagree; the message names them."""
 
 
+@dataclass(frozen=True)
+class ModelReference:
+    """Which model made the features of a map.
+
+    Attributes:
+        name: of a shipped model, or the absolute path of a checkpoint.
+        sha256: of its weights; empty where unknown.
+    """
+
+    name: str
+    sha256: str = ""
+
+
 def features_path(path: str | Path) -> Path:
     """Where the features of the map at ``path`` are kept."""
     return Path(path).with_suffix(".features.npz")
 
 
-def save_map(path: str | Path, labelled: LabelledMap, instances: np.ndarray, model: str) -> None:
+def save_map(path: str | Path, labelled: LabelledMap, instances: np.ndarray, model: ModelReference) -> None:
     """Write a labelled map.
 
     Args:
         instances: object of each Gaussian, -1 = none [N].
-        model: name of the model that made the features.
+        model: what made the features.
     """
     extra = {
         "label": labelled.labels.cpu().numpy().astype(np.int32),
@@ -44,25 +58,29 @@ def save_map(path: str | Path, labelled: LabelledMap, instances: np.ndarray, mod
             temporary,
             features=labelled.features.cpu().numpy(),
             vocabulary=np.array(labelled.vocabulary.labels),
-            model=np.array(model),
+            model=np.array(model.name),
+            model_sha256=np.array(model.sha256),
             stamp=np.array(labelled.stamp),
         )
 
 
-def load_map(path: str | Path) -> tuple[LabelledMap, str]:
-    """A labelled map and the name of the model that made its features.
+def load_map(path: str | Path) -> tuple[LabelledMap, ModelReference]:
+    """A labelled map and the model that made its features.
 
     Raises:
         MapFileError: there are no features beside the ``.ply``, or they are of another map.
     """
     sidecar = features_path(path)
     if not sidecar.is_file():
-        raise MapFileError(f"{sidecar}: missing; `python -m chorus_core encode {path}` makes it")
+        raise MapFileError(
+            f"{sidecar}: missing; `python -m chorus_core encode {path} --out NEW.ply` makes an encoded map"
+        )
     gaussians, extra = load_gaussians(path), load_extra(path)
     with np.load(sidecar, allow_pickle=False) as file:
         features = torch.from_numpy(file["features"])
         vocabulary = Vocabulary(tuple(str(label) for label in file["vocabulary"]))
-        model, stamp = str(file["model"]), float(file["stamp"])
+        sha256 = str(file["model_sha256"]) if "model_sha256" in file else ""
+        model, stamp = ModelReference(str(file["model"]), sha256), float(file["stamp"])
     if features.shape[0] != len(gaussians) or not {"label", "confidence"} <= set(extra):
         raise MapFileError(f"{sidecar} holds {features.shape[0]} features, {path} {len(gaussians)} labelled Gaussians")
     labels = torch.from_numpy(extra["label"].astype(np.int64))

@@ -1,8 +1,8 @@
 """The map: a sparse voxel grid that holds at most one 3D Gaussian per voxel, grown from posed RGB-D frames.
 
 Voxels live in blocks of 8 x 8 x 8. A hash table finds a block; a slab of 512 cells a block names the slot of each
-voxel's Gaussian in flat arrays. Everything a frame does is proportional to its pixels and to the blocks in view,
-never to the size of the map.
+voxel's Gaussian in flat arrays. What a frame does is proportional to its pixels and to the blocks in view; only to
+find these, one pass looks at the centre of every block there is.
 """
 
 from __future__ import annotations

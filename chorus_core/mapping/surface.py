@@ -159,6 +159,6 @@ def _normals(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bend(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:
-    """How far inverse depth is from linear over three pixels, relative to the middle one; large where one is missing."""
+    """How far inverse depth is from linear over three pixels, over the middle's; large where one is missing."""
     tiny = 1e-6
     return (1.0 / before.clamp(min=tiny) + 1.0 / after.clamp(min=tiny) - 2.0 / centre.clamp(min=tiny)).abs() * centre

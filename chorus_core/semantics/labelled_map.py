@@ -36,6 +36,11 @@ class LabelledMap:
     def __len__(self) -> int:
         return len(self.gaussians)
 
+    @property
+    def encoded(self) -> float:
+        """Share of Gaussians that have features, in [0, 1]; 0 for an empty map."""
+        return float((self.labels >= 0).float().mean()) if len(self) else 0.0
+
 
 @dataclass
 class QueryResult:

@@ -27,7 +27,7 @@ from chorus_core.semantics.vocabulary import Vocabulary
 
 
 class SemanticMap:
-    """Features by slot, and the labelled map made of them.
+    """Features and labels by slot, and the labelled map made of them.
 
     Args:
         text: the text side of the model that makes the features.
@@ -41,11 +41,13 @@ class SemanticMap:
         self.config = config
         self.device = device
         self._features = torch.zeros((0, text.dim), dtype=torch.float16, device=device)
+        self._labels = torch.zeros(0, dtype=torch.int64, device=device)
+        self._confidence = torch.zeros(0, device=device)
         self._births = torch.zeros(0, dtype=torch.int64, device=device)
         self._lock = threading.Lock()
         self._vocabulary = vocabulary
         self._label_embeddings = text.embed_labels(vocabulary).to(device)
-        self._current = self._empty()
+        self._publish(_nothing(device))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -59,16 +61,24 @@ class SemanticMap:
     def clear(self) -> None:
         with self._lock:
             self._births.fill_(-1)
-            self._current = self._empty()
+            self._publish(_nothing(self.device))
 
     def restore(self, labelled: LabelledMap) -> None:
-        """Publish a map read from a file."""
+        """Publish a map read from a file, with its labels, which are of this vocabulary."""
         if labelled.features.shape[1] != self.text.dim:
             raise ValueError(
                 f"the map's features are {labelled.features.shape[1]} wide, the model's text {self.text.dim}"
             )
         with self._lock:
-            self._current = labelled
+            numbers = torch.arange(len(labelled), device=self.device)
+            self._reserve(len(labelled))
+            self._births.fill_(-1)
+            known = labelled.labels.to(self.device) >= 0
+            self._births[: len(labelled)] = torch.where(known, numbers, -1)
+            self._features[: len(labelled)] = labelled.features.to(self.device)
+            self._labels[: len(labelled)] = labelled.labels.to(self.device)
+            self._confidence[: len(labelled)] = labelled.confidence.to(self.device)
+            self._publish(MapSnapshot(labelled.gaussians.to(self.device), numbers, numbers, labelled.stamp))
 
     def update(self, snapshot: MapSnapshot, encoded: Tensor, features: Tensor) -> None:
         """Take in new features and publish the map they belong to.
@@ -76,26 +86,24 @@ class SemanticMap:
         Args:
             snapshot: the whole map.
             encoded: which of its Gaussians the features are of [M].
-            features: in the model's teacher space [M, D].
+            features: in the compact space of the text side [M, d].
         """
         with self._lock:
-            slots = snapshot.slots.to(self.device)
-            births = snapshot.births.to(self.device)
-            self._reserve(int(slots.max()) + 1 if slots.numel() else 0)
-            encoded = encoded.to(self.device)
-            self._features[slots[encoded]] = self.text.project_features(features.to(self.device))
-            self._births[slots[encoded]] = births[encoded]
-            known = self._births[slots] == births
-            compact = self._features[slots] * known[:, None]
-            self._current = self._label(snapshot.gaussians, compact, known, snapshot.stamp)
+            self._reserve(int(snapshot.slots.max()) + 1 if snapshot.slots.numel() else 0)
+            encoded = encoded.to(snapshot.slots.device)
+            slots = snapshot.slots[encoded].to(self.device)
+            self._features[slots] = features.to(self.device, torch.float16)
+            self._births[slots] = snapshot.births[encoded].to(self.device)
+            self._label(slots)
+            self._publish(snapshot)
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Label the current map anew."""
         embeddings = self.text.embed_labels(vocabulary).to(self.device)
         with self._lock:
             self._vocabulary, self._label_embeddings = vocabulary, embeddings
-            now = self._current
-            self._current = self._label(now.gaussians, now.features, now.labels >= 0, now.stamp)
+            self._label((self._births >= 0).nonzero().squeeze(1))
+            self._publish(self._snapshot)
 
     def objects(self) -> tuple[LabelledMap, list[SceneObject], np.ndarray]:
         """The current map, its objects (the building's surfaces left out), and the object of each Gaussian [N]."""
@@ -119,7 +127,7 @@ class SemanticMap:
             max_objects: 0 for the configured number.
 
         Raises:
-            QueryError: empty, too long or unprintable text, or numbers out of range.
+            QueryError: empty, too long or unprintable text, numbers out of range, or nothing is encoded yet.
         """
         began = time.perf_counter()
         text = check_query(text, self.config.max_query_chars)
@@ -128,6 +136,8 @@ class SemanticMap:
         threshold = limits[0] or self.config.threshold or self.text.threshold
         current = self._current
         known = (current.labels >= 0).nonzero().squeeze(1)
+        if known.numel() == 0:  # not the same as "it is not there"
+            raise QueryError("nothing of the map is encoded yet: ask again when it is")
         scores = self.text.relevancy(current.features[known], text, negatives)
         matching = scores >= threshold
         matched = known[matching].cpu().numpy()
@@ -151,29 +161,40 @@ class SemanticMap:
         current = self._current
         return current, self.text.relevancy(current.features, text, negatives) * (current.labels >= 0)
 
-    def _label(self, gaussians: Gaussians, features: Tensor, known: Tensor, stamp: float) -> LabelledMap:
-        labels = torch.full((len(gaussians),), -1, dtype=torch.int64, device=self.device)
-        confidence = torch.zeros(len(gaussians), device=self.device)
-        if bool(known.any()):
-            best, probability = classify(features[known], self._label_embeddings)
-            labels[known], confidence[known] = best, probability
-        return LabelledMap(gaussians.to(self.device), features, labels, confidence, self._vocabulary, stamp)
+    def _label(self, slots: Tensor) -> None:
+        """Name what is in some slots [M] by its features."""
+        if slots.numel():
+            self._labels[slots], self._confidence[slots] = classify(self._features[slots], self._label_embeddings)
+
+    def _publish(self, snapshot: MapSnapshot) -> None:
+        """Put together what is known of the Gaussians of a snapshot."""
+        slots, births = snapshot.slots.to(self.device), snapshot.births.to(self.device)
+        known = self._births[slots] == births
+        self._snapshot = snapshot
+        self._current = LabelledMap(
+            gaussians=snapshot.gaussians.to(self.device),
+            features=self._features[slots] * known[:, None],
+            labels=torch.where(known, self._labels[slots], -1),
+            confidence=self._confidence[slots] * known,
+            vocabulary=self._vocabulary,
+            stamp=snapshot.stamp,
+        )
 
     def _reserve(self, slots: int) -> None:
-        if slots > self._births.shape[0]:
-            grown = max(slots, 2 * self._births.shape[0])
-            features = torch.zeros((grown, self._features.shape[1]), dtype=torch.float16, device=self.device)
-            births = torch.full((grown,), -1, dtype=torch.int64, device=self.device)
-            features[: self._births.shape[0]] = self._features
-            births[: self._births.shape[0]] = self._births
-            self._features, self._births = features, births
+        held = self._births.shape[0]
+        if slots <= held:
+            return
+        grown = max(slots, 2 * held)
+        for name in ("_features", "_labels", "_confidence", "_births"):
+            old = getattr(self, name)
+            new = old.new_full((grown, *old.shape[1:]), -1 if name == "_births" else 0)
+            new[:held] = old
+            setattr(self, name, new)
 
-    def _empty(self) -> LabelledMap:
-        nothing = torch.zeros(0, device=self.device)
-        return LabelledMap(
-            Gaussians.empty(self.device), torch.zeros((0, self.text.dim), dtype=torch.float16, device=self.device),
-            nothing.long(), nothing, self._vocabulary, 0.0,
-        )  # fmt: skip
+
+def _nothing(device: torch.device) -> MapSnapshot:
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    return MapSnapshot(Gaussians.empty(device), none, none, 0.0)
 
 
 def check_limits(threshold: float, max_objects: int) -> tuple[float, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from chorus_core.semantics.calibration import Calibration, CalibrationError
 from chorus_core.semantics.relevancy import LERF, NEGATIVES, REFERENCE, FeatureBasis, relevancy
 from chorus_core.semantics.text_encoder import TextEncoder, load_text_encoder
 from chorus_core.semantics.vocabulary import Vocabulary, encode_labels, load_vocabulary
+
+if TYPE_CHECKING:
+    from chorus_core.encoder import ChorusEncoder
 
 DEFAULT_ENCODER = "minilm"
 DEFAULT_HEAD = "lang"
@@ -63,6 +66,21 @@ class TextSide:
         self.threshold = _threshold(description)
         self.negatives = self.embed_texts(NEGATIVES)  # [M, d]
         self.reference = self._ordinary_names()  # [R, d]
+
+    @classmethod
+    def of(cls, encoder: ChorusEncoder) -> TextSide:
+        """The text side that a model names.
+
+        Raises:
+            TextSideError: as above, or the model has no projector of the width of its texts.
+        """
+        side = cls(encoder.description, encoder.basis)
+        heads = encoder.model.config.heads
+        if heads.get(side.head) != side.encoder.dim:
+            raise TextSideError(
+                f"the model's heads are {heads}: expected {side.head!r} with {side.encoder.dim}, the width of its texts"
+            )
+        return side
 
     def project_features(self, features: Tensor) -> Tensor:
         """Unit features of the model's head [N, D] in the compact space, float16 [N, d].
