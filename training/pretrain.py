@@ -54,7 +54,7 @@ class PretrainConfig:
     clip: float = 1.0
     ema: float = 0.999
     seconds: float = 540.0
-    total_seconds: float = 1080.0
+    total_seconds: float = 540.0
     validate_every: float = 60.0
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -202,6 +202,16 @@ def _report(
     write_model(out / "model", trainer.average, description)
 
 
+def _wait_for_scenes(store: SceneStore, count: int) -> None:
+    """Until a generator has written as many scenes as training begins with."""
+    if not store.folder.is_dir():
+        raise SystemExit(f"{store.folder}: no such folder; training.scenes.generate makes it")
+    while store.refresh() or len(store.scenes) < count:
+        if len(store.scenes) < count:
+            logger.info("%d of %d scenes in %s, waiting for more", len(store.scenes), count, store.folder)
+            time.sleep(5)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=Path, required=True, help="folder of training scenes")
@@ -212,13 +222,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for state, log and model")
     parser.add_argument("--seconds", type=float, default=540.0, help="how long to train now")
-    parser.add_argument("--total-seconds", type=float, default=1080.0, help="length of the whole schedule")
+    parser.add_argument(
+        "--total-seconds",
+        type=float,
+        help="length of the whole schedule, where it takes several runs (default: --seconds)",
+    )
     parser.add_argument("--init", help="model to go on from: a folder or the name of a shipped one")
     parser.add_argument("--batch-scenes", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=PretrainConfig.learning_rate, help="blocks take half")
     parser.add_argument("--max-points", type=int, default=AugmentConfig.max_points, help="crop of a scene, Gaussians")
     parser.add_argument("--validate-every", type=float, default=60.0, help="seconds")
-    parser.add_argument("--wait-for", type=int, default=16, help="scenes to wait for before starting")
+    parser.add_argument("--wait-for", type=int, default=16, help="begin when as many scenes are there (default 16)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = parser.parse_args(arguments)
@@ -235,12 +249,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SceneStore(folder, subset, device, bank.index, list(COLORS))
         for folder, subset in ((a.scenes, "train"), (a.val_scenes, "val"))
     ]
-    while stores[0].refresh() + len(stores[0].scenes) < a.wait_for:
-        time.sleep(2)
+    _wait_for_scenes(stores[0], a.wait_for)
     stores[1].refresh(limit=24)
 
     config = PretrainConfig(
-        seconds=a.seconds, total_seconds=a.total_seconds, batch_scenes=a.batch_scenes,
+        seconds=a.seconds, total_seconds=a.total_seconds or a.seconds, batch_scenes=a.batch_scenes,
         learning_rate=a.learning_rate, block_rate=a.learning_rate / 2, validate_every=a.validate_every, seed=a.seed,
         augment=AugmentConfig(max_points=a.max_points),
     )  # fmt: skip

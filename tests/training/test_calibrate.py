@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_bank import DIM, NAMES
 
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.model import ChorusModel, ModelConfig
@@ -24,44 +25,9 @@ from training.calibrate import (
     threshold_of,
 )
 from training.evaluation.encoded import EncodedScene, encode_scenes
-from training.language import KINDS, LanguageTargets
+from training.language import LanguageTargets
 from training.scenes.render import Instance
 from training.scenes.scene_file import save_scene
-
-DIM = 48
-NAMES = ("chair", "table", "lamp", "sofa", "bed", "rug", "tv", "vase")
-
-
-def units(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    x = rng.normal(size=shape)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-@pytest.fixture(scope="module")
-def bank() -> LanguageTargets:
-    """Eight categories, each a random direction; its phrases scatter about it."""
-    rng = np.random.default_rng(0)
-    centers = units(rng, len(NAMES), DIM)
-    kinds = ["name", "synonym", "description", "description"]
-    rows = [(c, k) for c in range(len(NAMES)) for k in kinds]
-    embeddings = np.array([centers[c] + (0.0 if k == "name" else 0.08) * rng.normal(size=DIM) for c, k in rows])
-    return LanguageTargets(
-        {
-            "encoder": np.array("none"),
-            "categories": np.array(NAMES),
-            "names": np.array(NAMES),
-            "strings": np.array([NAMES[c] if k == "name" else f"{NAMES[c]} {k} {i}" for i, (c, k) in enumerate(rows)]),
-            "embeddings": embeddings.astype(np.float32),
-            "category": np.array([c for c, _ in rows]),
-            "kind": np.array([KINDS.index(k) for _, k in rows]),
-            "color": np.full(len(rows), -1),
-            "weights": np.full(len(rows), 0.25, np.float32),
-            "negatives": units(rng, 5, DIM),
-            "reference": units(rng, 30, DIM),
-            "absent_validation": units(rng, 40, DIM),
-            "absent_test": np.full((20, DIM), np.nan),  # whoever looks at these is found out
-        }
-    )
 
 
 def scene(bank: LanguageTargets, seed: int, noise: float = 0.05, each: int = 60) -> EncodedScene:
