@@ -18,6 +18,12 @@ ifeq ($(MOVED),yes)
 .PHONY: $(STAMPS)/venv
 endif
 
+# In a shell that sourced a ROS install, its packages would be found before those of the environment; and the wheels carry
+# one middleware only, whichever RMW_IMPLEMENTATION asks for.
+ifdef AMENT_PREFIX_PATH
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH RMW_IMPLEMENTATION ROS_DISTRO
+endif
+
 .PHONY: venv interfaces demo test lint format clean
 .DELETE_ON_ERROR:
 

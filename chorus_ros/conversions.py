@@ -66,8 +66,12 @@ def time_message(seconds: float) -> Time:
     """A stamp from seconds; zero for what is not finite or negative (no stamp yet)."""
     if not math.isfinite(seconds) or seconds <= 0:
         return Time()
-    total = round(seconds * 1e9)
-    return Time(sec=total // 1_000_000_000, nanosec=total % 1_000_000_000)
+    return exact_time_message(round(seconds * 1e9))
+
+
+def exact_time_message(nanoseconds: int) -> Time:
+    """A stamp from integer nanoseconds, not negative: the inverse of :func:`nanoseconds`."""
+    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
 
 
 # ---- poses ----
@@ -356,6 +360,7 @@ __all__ = [
     "cloud_message",
     "color_image",
     "depth_image",
+    "exact_time_message",
     "image_message",
     "intrinsics",
     "label_info_message",

@@ -10,6 +10,8 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
+from chorus_core.pipeline import PipelineStatus
+
 
 class StreamMonitor:
     """Rate and age of one stream of messages. Safe to use from several threads."""
@@ -61,19 +63,30 @@ class DropMonitor:
         self._last: dict[str, int] = {}
 
     def status(self, counts: Mapping[str, int]) -> DiagnosticStatus:
-        """WARN where a count has grown since the last call."""
-        grown = {cause: n - self._last.get(cause, 0) for cause, n in counts.items() if n > self._last.get(cause, 0)}
+        """WARN where a count has grown since the last call; one that has fallen was reset, and grew from zero."""
+        before = {cause: self._last.get(cause, 0) for cause in counts}
+        grown = {cause: n - (before[cause] if before[cause] <= n else 0) for cause, n in counts.items()}
+        grown = {cause: n for cause, n in grown.items() if n > 0}
         self._last = dict(counts)
         message = ", ".join(f"{cause} +{n}" for cause, n in grown.items()) if grown else "nothing dropped lately"
         level = DiagnosticStatus.WARN if grown else DiagnosticStatus.OK
         return _status(self.name, level, message, {cause: str(n) for cause, n in counts.items()})
 
 
-def map_status(gaussians: int, encodes: int, stage_ms: Mapping[str, tuple[float, float]]) -> DiagnosticStatus:
-    """Size of the map and milliseconds per stage (median, 99th percentile)."""
-    values = {"gaussians": str(gaussians), "encodes": str(encodes)}
-    values |= {f"{stage} (ms)": f"p50 {p50:.1f}, p99 {p99:.1f}" for stage, (p50, p99) in stage_ms.items()}
-    message = f"{gaussians} Gaussians, encoded {encodes} times"
+def map_status(status: PipelineStatus) -> DiagnosticStatus:
+    """Size of the map, how much of it has features, milliseconds per stage; WARN while encoding fails."""
+    values = {
+        "gaussians": str(status.gaussians),
+        "evicted": str(status.evicted),
+        "encodes": str(status.encodes),
+        "encode failures": str(status.encode_failures),
+        "encoded (%)": f"{100 * status.encoded:.1f}",
+    }
+    values |= {f"{stage} (ms)": f"p50 {p50:.1f}, p99 {p99:.1f}" for stage, (p50, p99) in status.stage_ms.items()}
+    if status.last_error:
+        message = f"encoding failed {status.encode_failures} times: {status.last_error}"
+        return _status("map", DiagnosticStatus.WARN, message, values)
+    message = f"{status.gaussians} Gaussians, encoded {status.encodes} times"
     return _status("map", DiagnosticStatus.OK, message, values)
 
 

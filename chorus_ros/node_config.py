@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from chorus_core.config import option
+from chorus_core.config import ConfigError, option
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class TopicsConfig:
     color: str = option("camera/color/image_raw", "colour images; `/compressed` is appended for that transport")
     depth: str = option("camera/depth/image_raw", "depth images registered to colour; the transport's name is appended")
     info: str = option(
-        "camera/color/camera_info", "calibration of both images: P for topics with `rect` in their name, else K"
+        "camera/color/camera_info",
+        "calibration of both images: P where a word of the colour topic begins with `rect`, else K",
     )
     odometry: str = option("odom", "nav_msgs/Odometry, read with frames.source = odometry")
     pose: str = option("camera/pose", "geometry_msgs/PoseStamped, read with frames.source = pose")
@@ -35,11 +36,20 @@ class FramesConfig:
     map: str = option("", "frame the map is built in; empty takes `map` with TF, else the frame the poses are given in")
     camera: str = option("", "optical frame of the images; empty takes the frame_id of the depth image")
     base: str = option(
-        "", "frame the pose messages are of; empty takes child_frame_id (odometry) or the camera's own frame (pose)"
+        "", "frame the pose messages are of; empty takes child_frame_id (odometry), or leaves it unnamed (pose)"
     )
     base_from_camera: str = option(
-        "", "extrinsics `x y z qx qy qz qw` (metres) used where TF knows none between base and camera"
+        "",
+        "extrinsics `x y z qx qy qz qw` (metres), for odometry and pose, where TF knows none between base and camera; "
+        "without them an unnamed base is the camera itself",
     )
+
+    def __post_init__(self) -> None:
+        if self.source == "tf" and self.base_from_camera:
+            raise ConfigError(
+                f"frames.base_from_camera = {self.base_from_camera!r} with frames.source = tf, which takes the way "
+                "to the camera from TF alone: expected odometry or pose as the source, or no extrinsics"
+            )
 
 
 @dataclass(frozen=True)

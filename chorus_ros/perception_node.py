@@ -7,7 +7,9 @@ reports. Encoding runs in the thread of the pipeline.
 from __future__ import annotations
 
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
 from chorus_msgs.msg import LabelInfo, MapStatus
 from chorus_msgs.srv import Query, SetVocabulary
 from diagnostic_msgs.msg import DiagnosticArray
@@ -31,16 +34,21 @@ from visualization_msgs.msg import MarkerArray
 
 from chorus_core.config import ConfigError
 from chorus_core.frames import FrameError
-from chorus_core.pipeline import Pipeline, QueryResult
+from chorus_core.io.bag_topics import is_rectified
+from chorus_core.pipeline import LabelledMap, Pipeline, QueryResult
 from chorus_core.semantics.vocabulary import shipped_vocabularies
 from chorus_ros import conversions, diagnostics, parameters, qos
+from chorus_ros.advice import Advice, Input
 from chorus_ros.pairing import ApproximatePairing, DropCounter, WaitingRoom
 from chorus_ros.poses import make_pose_source
 from chorus_ros.spinning import spin_until_stopped
+from chorus_ros.stamps import ExactStamps
 
 # Looks for poses that no callback announced, and lets frames go that waited too long.
 _POLL_PERIOD = 0.05
 _WARNING_PERIOD = 5.0
+# Each costs an encoding of text and a product with the whole map.
+_MAX_NEGATIVES = 32
 _NANO = 1_000_000_000
 
 
@@ -60,8 +68,12 @@ class PerceptionNode(Node):
         self._warned: dict[str, float] = {}
         self._frames = 0
         self._keyframes = 0
-        self._cloud_shown: tuple[int, ...] | None = None
-        self._objects_shown: tuple[int, ...] | None = None
+        # Held while a frame is integrated and counted, so that a reset falls between two frames.
+        self._integrating = threading.Lock()
+        self._stamps = ExactStamps()
+        # What was published last; weak, because a map that was replaced is large.
+        self._cloud_shown: weakref.ref[LabelledMap] | None = None
+        self._objects_shown: weakref.ref[LabelledMap] | None = None
 
         sync = self._settings.sync
         self._pairing: ApproximatePairing[Any] = ApproximatePairing(
@@ -80,6 +92,7 @@ class PerceptionNode(Node):
         self._create_services()
         self._create_inputs()
         self._publish_labels()
+        self._advice = Advice(self.get_logger(), time.monotonic(), self._settings.publish.stale_after)
         self._pipeline.start()
         self.get_logger().info(f"ready: {len(self._pipeline.vocabulary.labels)} labels, waiting for frames")
 
@@ -93,22 +106,19 @@ class PerceptionNode(Node):
         group = MutuallyExclusiveCallbackGroup()
         topics = self._settings.topics
         reading = qos.sensor_input(self._settings.sync.depth, topics.reliability)
-        images = {}
-        for stream, topic, transport in (
-            ("color", topics.color, topics.color_transport),
-            ("depth", topics.depth, topics.depth_transport),
+        self._inputs: dict[str, Input] = {}
+        for stream, kind, topic, transport in (
+            ("color", Image, topics.color, topics.color_transport),
+            ("depth", Image, topics.depth, topics.depth_transport),
+            ("info", CameraInfo, topics.info, "raw"),
         ):
-            compressed = transport != "raw"
-            name = f"{topic}/{transport}" if compressed else topic
-            kind = CompressedImage if compressed else Image
-            images[stream] = self.create_subscription(
-                kind, name, partial(self._on_message, stream), reading, callback_group=group
-            )
-        # By the name after remapping: image_proc and camera drivers say `rect` there.
-        self._rectified = "rect" in images["color"].topic_name.lower()
-        self.create_subscription(
-            CameraInfo, topics.info, partial(self._on_message, "info"), reading, callback_group=group
-        )
+            if transport != "raw":
+                kind, topic = CompressedImage, f"{topic}/{transport}"
+            taking = partial(self._on_message, stream)
+            subscription = self.create_subscription(kind, topic, taking, reading, callback_group=group)
+            # The name after remapping.
+            self._inputs[stream] = Input(subscription.topic_name, kind.__name__, transport)
+        self._rectified = is_rectified(self._inputs["color"].topic)
         # Apart from the images, whose bulk would hold the poses up.
         poses = MutuallyExclusiveCallbackGroup()
         self._poses = make_pose_source(self, self._settings, poses, self._wake.trigger, self._reject)
@@ -135,19 +145,24 @@ class PerceptionNode(Node):
         """Integrate every frame whose pose is known by now."""
         while self.context.ok() and (ready := self._room.pop(self._find_pose, time.monotonic())) is not None:
             messages, map_from_camera = ready
-            if not self._rectified and np.any(messages[2].d):
-                self.get_logger().warning("the images have lens distortion, which is not removed: rectify", once=True)
-            self._frames += 1
-            self._monitors["frames"].tick(time.monotonic())
-            try:
-                self._pipeline.integrate(conversions.rgbd_frame(*messages, map_from_camera, self._rectified))
-                self._keyframes += 1
-            except conversions.ImageError as error:
-                self._reject("bad_image", error)
-            except (FrameError, conversions.MessageError) as error:
-                self._reject("bad_frame", error)
-            except Exception as error:  # out of memory, say: this frame is lost, the node is not
-                self._reject("integration_failed", error)
+            self._advice.geometry(*messages, self._rectified)
+            with self._integrating:
+                self._integrate(messages, map_from_camera)
+
+    def _integrate(self, messages: tuple[Any, Any, CameraInfo], map_from_camera: np.ndarray) -> None:
+        self._frames += 1
+        self._monitors["frames"].tick(time.monotonic())
+        try:
+            frame = conversions.rgbd_frame(*messages, map_from_camera, self._rectified)
+            self._stamps.remember(frame.stamp, conversions.nanoseconds(messages[1].header.stamp))
+            self._pipeline.integrate(frame)
+            self._keyframes += 1
+        except conversions.ImageError as error:
+            self._reject("bad_image", error)
+        except (FrameError, conversions.MessageError) as error:
+            self._reject("bad_frame", error)
+        except Exception as error:  # out of memory, say: this frame is lost, the node is not
+            self._reject("integration_failed", error)
 
     def _find_pose(self, messages: tuple[Any, Any, CameraInfo]) -> np.ndarray | None:
         header = messages[1].header
@@ -183,10 +198,8 @@ class PerceptionNode(Node):
                 self.create_timer(period, partial(self._guarded, report), group, clock=self._steady)
 
     def _report_cloud(self) -> None:
-        version = self._version()
-        if self._cloud_out.get_subscription_count() > 0 and self._map_frame and version != self._cloud_shown:
+        if self._cloud_out.get_subscription_count() > 0 and self._map_frame and not self._is_current(self._cloud_shown):
             self._publish_cloud()
-            self._cloud_shown = version
 
     def _publish_cloud(self) -> int:
         """The whole map with its labels; how many points."""
@@ -207,17 +220,22 @@ class PerceptionNode(Node):
                 labelled.confidence.cpu().numpy(),
             )
         )
+        self._cloud_shown = weakref.ref(labelled)
         return len(labels)
 
     def _report_objects(self) -> None:
-        version = self._version()
-        if self._objects_out.get_subscription_count() > 0 and self._map_frame and version != self._objects_shown:
+        wanted = self._objects_out.get_subscription_count() > 0
+        if wanted and self._map_frame and not self._is_current(self._objects_shown):
             labelled, objects, _ = self._pipeline.semantics.objects()
             color_of = dict(zip(labelled.vocabulary.labels, labelled.vocabulary.colors.tolist(), strict=True))
             colors = [color_of[item.label] for item in objects]
             header = self._map_header(labelled.stamp)
             self._objects_out.publish(conversions.marker_messages(header, objects, colors))
-            self._objects_shown = version
+            self._objects_shown = weakref.ref(labelled)
+
+    def _is_current(self, shown: weakref.ref[LabelledMap] | None) -> bool:
+        """Whether the labelled map is the one that was shown: a new one is made whenever anything in it changes."""
+        return shown is not None and shown() is self._pipeline.semantics.current
 
     def _report_status(self) -> None:
         status, drops = self._pipeline.status(), self._drops.counts()
@@ -229,8 +247,11 @@ class PerceptionNode(Node):
                     gaussians=status.gaussians,
                     frames=self._frames,
                     keyframes=self._keyframes,
+                    evicted=status.evicted,
                     encodes=status.encodes,
-                    last_encode_stamp=conversions.time_message(status.last_encode_stamp),
+                    encode_failures=status.encode_failures,
+                    encoded=status.encoded,
+                    last_encode_stamp=self._time_message(status.last_encode_stamp),
                     last_encode_seconds=status.last_encode_seconds,
                     drop_causes=list(drops),
                     drop_counts=list(drops.values()),
@@ -239,21 +260,23 @@ class PerceptionNode(Node):
                     stage_p99_ms=[p99 for _, p99 in status.stage_ms.values()],
                 )
             )
+        silent = [topic for stream, topic in self._inputs.items() if self._monitors[stream].count == 0]
+        self._advice.silence(silent, now, self.count_publishers)
         if drops.get("no_pose") and self._frames == 0:
-            self.get_logger().warning(f"no pose for any frame yet: {self._poses.why_not()}", throttle_duration_sec=10.0)
+            self._advice.poses(self._poses.why_not())
+        self._advice.failures(status)
         parts = [m.status(now, self._settings.publish.stale_after) for m in self._monitors.values()]
         parts.append(self._drop_monitor.status(drops))
-        parts.append(diagnostics.map_status(status.gaussians, status.encodes, status.stage_ms))
+        parts.append(diagnostics.map_status(status))
         self._diagnostics_out.publish(diagnostics.diagnostic_array(stamp, self.get_fully_qualified_name(), parts))
 
-    def _publish_labels(self) -> LabelInfo:
-        vocabulary = self._pipeline.vocabulary
+    def _publish_labels(self) -> None:
+        self._vocabulary = self._pipeline.vocabulary
         header = Header(stamp=self.get_clock().now().to_msg())
-        message = conversions.label_info_message(header, vocabulary.labels, vocabulary.colors)
-        self._labels_out.publish(message)
-        return message
+        self._labels = conversions.label_info_message(header, self._vocabulary.labels, self._vocabulary.colors)
+        self._labels_out.publish(self._labels)
 
-    def _guarded(self, report: Callable[[], None]) -> None:
+    def _guarded(self, report: Callable[[], object]) -> None:
         """A report that fails is said so and tried again next time."""
         try:
             report()
@@ -286,6 +309,8 @@ class PerceptionNode(Node):
         return response
 
     def _on_query(self, request: Query.Request, response: Query.Response) -> None:
+        if len(request.negatives) > _MAX_NEGATIVES:
+            raise ValueError(f"{len(request.negatives)} negatives: expected at most {_MAX_NEGATIVES}")
         result = self._pipeline.query(
             request.text, tuple(request.negatives), float(request.threshold), int(request.max_objects)
         )
@@ -310,7 +335,12 @@ class PerceptionNode(Node):
         try:
             self._pipeline.set_vocabulary(_requested_vocabulary(request.labels, request.name))
         finally:  # refused or not, the answer says what is in use
-            response.vocabulary = self._publish_labels()
+            if self._pipeline.vocabulary is not self._vocabulary:
+                self._publish_labels()
+            response.vocabulary = self._labels
+        # A cloud with the ids of the old labels must not stay: with cloud_period 0 nothing else replaces it.
+        if self._cloud_shown is not None and self._cloud_out.get_subscription_count() > 0:
+            self._guarded(self._publish_cloud)
 
     def _on_save_map(self, _: Trigger.Request, response: Trigger.Response) -> None:
         folder = Path(self._settings.publish.map_folder)
@@ -323,13 +353,14 @@ class PerceptionNode(Node):
         response.message = f"{self._publish_cloud()} points"
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> None:
-        self._room.clear("reset")
-        self._pipeline.reset()
-        self._drops.clear()
-        self._frames = self._keyframes = 0
+        with self._integrating:
+            self._room.clear("reset")
+            self._pipeline.reset()
+            self._drops.clear()
+            self._frames = self._keyframes = 0
         response.message = "the map is empty"
 
-    # ---- names and versions ----
+    # ---- names and stamps ----
 
     def _name(self, name: str) -> str:
         prefix = self._settings.publish.namespace.strip("/")
@@ -340,11 +371,12 @@ class PerceptionNode(Node):
         return self._poses.map_frame
 
     def _map_header(self, stamp: float) -> Header:
-        return Header(stamp=conversions.time_message(stamp), frame_id=self._map_frame)
+        return Header(stamp=self._time_message(stamp), frame_id=self._map_frame)
 
-    def _version(self) -> tuple[int, ...]:
-        """Changes whenever the labelled map may have changed."""
-        return (self._keyframes, self._pipeline.status().encodes, hash(self._pipeline.vocabulary.labels))
+    def _time_message(self, seconds: float) -> Time:
+        """The stamp of the frame that came in with it, to the nanosecond."""
+        exact = self._stamps.nanoseconds(seconds)
+        return conversions.time_message(seconds) if exact is None else conversions.exact_time_message(exact)
 
 
 def _requested_vocabulary(labels: Sequence[str], name: str) -> list[str] | str:

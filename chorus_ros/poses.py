@@ -42,9 +42,7 @@ class PoseSource(Protocol):
 class BufferedPoses:
     """Own subscriptions to TF, and to odometry or poses, in a plain transform buffer.
 
-    The poses of a base become those of the camera through TF between base and camera, where there is one (robots
-    publish it on ``/tf_static``), else through the parameter ``frames.base_from_camera``, else the two coincide only if
-    they have one name.
+    Odometry and poses are of a base; :meth:`_base_from_camera` says how the camera sits on it.
     """
 
     def __init__(
@@ -63,11 +61,11 @@ class BufferedPoses:
         self._arrived = arrived
         self._reject = reject
         self._map = config.frames.map or ("map" if config.frames.source == "tf" else "")
-        self._base = ""
+        self._base = config.frames.base.removeprefix("/")
         self._why = "no pose has arrived"
-        self._fallback = None
+        self._extrinsic: np.ndarray | None = None
         if config.frames.base_from_camera:
-            self._fallback = matrix_from_text(config.frames.base_from_camera, "frames.base_from_camera")
+            self._extrinsic = matrix_from_text(config.frames.base_from_camera, "frames.base_from_camera")
         node.create_subscription(TFMessage, "/tf_static", self._on_tf_static, qos.TF_STATIC, callback_group=group)
         node.create_subscription(TFMessage, "/tf", self._on_tf, qos.TF, callback_group=group)
         reading = qos.sensor_input(100, config.topics.reliability)
@@ -89,26 +87,37 @@ class BufferedPoses:
     def lookup(self, camera: str, stamp: int) -> np.ndarray | None:
         if not self._map:
             return None
-        seconds = stamp * 1e-9
+        camera, seconds = camera.removeprefix("/"), stamp * 1e-9
         try:
             if self._frames.source == "tf":
                 return self._buffer.lookup(self._map, camera, seconds)
-            base = self._frames.base or self._base
+            base = self._base
             map_from_base = self._buffer.lookup(self._map, _POSED + base, seconds)
-            return map_from_base @ self._base_from_camera(base or camera, camera, seconds)
+            return map_from_base @ self._base_from_camera(base, camera, seconds)
         except TransformError as error:
             self._why = str(error)
             return None
 
     def _base_from_camera(self, base: str, camera: str, seconds: float) -> np.ndarray:
+        """How the camera sits on what the poses are of.
+
+        - An unnamed base: by the parameter; without it, the poses are the camera's own.
+        - The camera itself: nothing lies in between.
+        - Another frame: by TF (robots publish it on ``/tf_static``), else by the parameter.
+
+        Raises:
+            TransformError: another frame, of which neither TF nor the parameter knows.
+        """
+        if base == "":
+            return np.eye(4) if self._extrinsic is None else self._extrinsic
         if base == camera:
             return np.eye(4)
         try:
             return self._buffer.lookup(base, camera, seconds)
         except TransformError:
-            if self._fallback is None:
+            if self._extrinsic is None:
                 raise
-            return self._fallback
+            return self._extrinsic
 
     def _on_tf(self, message: TFMessage) -> None:
         self._take(message, static=False)
@@ -122,15 +131,16 @@ class BufferedPoses:
         self._arrived()
 
     def _on_odometry(self, message: Odometry) -> None:
-        self._base = message.child_frame_id.removeprefix("/")
-        self._take_pose(message.header, self._frames.base or self._base, message.pose.pose)
+        if not self._frames.base:
+            self._base = message.child_frame_id.removeprefix("/")
+        self._take_pose(message.header, message.pose.pose)
 
     def _on_pose(self, message: PoseStamped) -> None:
-        self._take_pose(message.header, self._frames.base, message.pose)
+        self._take_pose(message.header, message.pose)
 
-    def _take_pose(self, header: Any, base: str, pose: Any) -> None:
+    def _take_pose(self, header: Any, pose: Any) -> None:
         self._map = self._map or header.frame_id.removeprefix("/")
-        self._set(header, _POSED + base, pose, static=False)
+        self._set(header, _POSED + self._base, pose, static=False)
         self._arrived()
 
     def _set(self, header: Any, child: str, transform: Any, static: bool) -> None:
@@ -142,7 +152,8 @@ class BufferedPoses:
 
 
 _POSED = "posed:"
-"""Prefix of the frames that odometry and poses move: apart from TF's, which may move the same frames too."""
+"""Prefix of the frames that odometry and poses move: apart from TF's, which may move the same frames too. An unnamed
+base is the prefix alone."""
 
 
 class Tf2Poses:

@@ -1,15 +1,16 @@
-"""The perception node, and, where asked for, RViz and a bag to play.
+"""The perception node, and, where asked for, RViz and a recording to play.
 
 ros2 launch chorus_ros perception.launch.py
-ros2 launch chorus_ros perception.launch.py bag:=/path/to/bag use_sim_time:=true rviz:=true
-ros2 launch chorus_ros perception.launch.py namespace:=robot1 color_topic:=/front/color/image_raw
+ros2 launch chorus_ros perception.launch.py bag:=/path/to/bag use_sim_time:=true rviz:=true fixed_frame:=odom
+ros2 launch chorus_ros perception.launch.py namespace:=robot1 color_topic:=/front/color/image_raw \
+    depth_topic:=/front/depth/image_raw info_topic:=/front/color/camera_info
 """
 # ruff: noqa: I001 - ruff takes the package `launch` for this folder
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess
+from launch.actions import DeclareLaunchArgument
 from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
@@ -35,9 +36,14 @@ def generate_launch_description() -> LaunchDescription:
             description="take time from /clock: for simulation and for bags",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its topics"),
-        DeclareLaunchArgument("bag", default_value="", description="rosbag2 to play, with /clock; empty: none"),
+        DeclareLaunchArgument(
+            "bag", default_value="", description="recording to play, with /clock, once the node listens; empty: none"
+        ),
         DeclareLaunchArgument(
             "rviz", default_value="false", choices=["true", "false"], description="show the results in RViz"
+        ),
+        DeclareLaunchArgument(
+            "fixed_frame", default_value="map", description="fixed frame of RViz: the frame of the map, frames.map"
         ),
         DeclareLaunchArgument(
             "log_level",
@@ -81,19 +87,33 @@ def generate_launch_description() -> LaunchDescription:
         parameters=[params_file, {"use_sim_time": ParameterValue(use_sim_time, value_type=bool)}],
         remappings=remappings,
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        sigterm_timeout="30",  # seconds after Ctrl-C: an encode under way is finished first
     )
     rviz = Node(
         package="rviz2",
         executable="rviz2",
         name="rviz2",
         namespace=namespace,
-        arguments=["-d", PathJoinSubstitution([share, "rviz", "perception.rviz"])],
+        arguments=[
+            *("-d", PathJoinSubstitution([share, "rviz", "perception.rviz"])),
+            *("-f", LaunchConfiguration("fixed_frame")),
+        ],
+        remappings=[
+            ("camera/color/image_raw", color),
+            ("camera/color/image_raw/compressed", [color, "/compressed"]),
+        ],
         parameters=[{"use_sim_time": ParameterValue(use_sim_time, value_type=bool)}],
         condition=IfCondition(LaunchConfiguration("rviz")),
     )
-    play = ExecuteProcess(
-        cmd=["ros2", "bag", "play", bag, "--clock"],
+    # Unlike `ros2 bag play`, this waits until somebody listens: the node takes seconds to load its models.
+    play = Node(
+        package="chorus_ros",
+        executable="player_node",
+        name="player_node",
+        namespace=namespace,
         output="screen",
-        condition=IfCondition(NotEqualsSubstitution(bag, "")),
+        arguments=[bag, "--clock", "--wait", "120"],
+        # NotEqualsSubstitution is younger than Humble.
+        condition=IfCondition(PythonExpression(['r"""', bag, '""" != ""'])),
     )
     return LaunchDescription([*arguments, perception, rviz, play])

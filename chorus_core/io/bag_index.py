@@ -13,7 +13,7 @@ import numpy as np
 
 from chorus_core.frames import CameraIntrinsics, FrameError
 from chorus_core.io.bag_messages import PoseSample, intrinsics_from_info, nanoseconds, pose_sample, seconds
-from chorus_core.io.bag_topics import ODOMETRY, TF, BagTopics, choose_image_topics, pose_topics
+from chorus_core.io.bag_topics import ODOMETRY, TF, BagTopics, choose_image_topics, is_rectified, pose_topics
 from chorus_core.io.poses import matrix_from_pose
 from chorus_core.io.sequence import SequenceError
 from chorus_core.io.transform_buffer import TransformBuffer, TransformError
@@ -21,6 +21,9 @@ from chorus_core.io.transform_buffer import TransformBuffer, TransformError
 _log = logging.getLogger(__name__)
 
 _STATIC_TF = "/tf_static"
+# Seconds without a pose that are bridged. Localisation may correct `map` as rarely as once a second; a robot that was
+# lost for longer may have turned a corner.
+_MAX_POSE_GAP = 2.0
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,19 @@ class MessageKey:
 class BagIndex:
     """What one pass over a bag finds: image messages, calibration and transforms."""
 
-    def __init__(self, types: dict[str, str], wanted: BagTopics) -> None:
+    def __init__(self, types: dict[str, str], wanted: BagTopics, max_gap: float = _MAX_POSE_GAP) -> None:
+        """
+        Args:
+            types: message type by topic, of topics that have messages.
+            wanted: topics and frames that were chosen already.
+            max_gap: seconds between two poses at most that are interpolated between.
+
+        Raises:
+            SequenceError: a topic is missing.
+        """
         self.topics = choose_image_topics(types, wanted)
         self.pose_types = pose_topics(types, wanted)
-        self.buffer = TransformBuffer(history=math.inf)
+        self.buffer = TransformBuffer(history=math.inf, max_gap=max_gap)
         self.poses: dict[str, list[PoseSample]] = {t: [] for t, kind in self.pose_types.items() if kind != TF}
         self.images: dict[str, list[MessageKey]] = {self.topics.color: [], self.topics.depth: []}
         self.info_stamps: list[float] = []
@@ -67,12 +79,12 @@ class BagIndex:
     def _add_info(self, message: Any) -> None:
         self.frame_ids.setdefault(self.topics.camera_info, message.header.frame_id)
         try:
-            intrinsics = intrinsics_from_info(message, rectified="rect" in self.topics.color.lower())
+            intrinsics = intrinsics_from_info(message, rectified=is_rectified(self.topics.color))
         except FrameError as error:
             self.dropped["camera_info not usable"] += 1
             self.last_error = error
             return
-        if not self.infos and np.any(message.d) and "rect" not in self.topics.color.lower():
+        if not self.infos and np.any(message.d) and not is_rectified(self.topics.color):
             _log.warning("%s has lens distortion, which is not removed: record rectified images", self.topics.color)
         place = bisect_right(self.info_stamps, seconds(message))
         self.info_stamps.insert(place, seconds(message))

@@ -22,6 +22,14 @@ _NOT_WANTED = {"ir", "infra", "infra1", "infra2", "infrared", "label", "labels",
 _NOT_WANTED |= {"instance", "instances", "mask", "disparity", "confidence", "normals", "theora"}
 
 
+def is_rectified(topic: str) -> bool:
+    """Whether a topic's name says that its images are rectified: one of its words begins with ``rect``.
+
+    So image_proc and camera drivers name them: ``image_rect``, ``image_rect_color``, ``rectified/image``.
+    """
+    return re.search(r"(^|[/_])rect", topic.lower()) is not None
+
+
 @dataclass(frozen=True)
 class BagTopics:
     """Topics and frames of a bag; what is None is found by itself.
@@ -115,13 +123,13 @@ def _depth_rank(topic: str) -> tuple[Any, ...]:
     registered = "aligned" in lower or "registered" in lower
     # an 8-bit "compressed" copy of depth is no depth; compressedDepth is
     coding = 0 if not _is_compressed(topic) else 1 if "compresseddepth" in lower else 2
-    return (not registered, "rect" not in lower, coding, len(topic), topic)
+    return (not registered, not is_rectified(topic), coding, len(topic), topic)
 
 
 def _color_rank(topic: str) -> tuple[Any, ...]:
     lower = topic.lower()
     colored = "color" in lower or "colour" in lower or "rgb" in lower
-    return (not colored, "rect" not in lower, _is_compressed(topic), len(topic), topic)
+    return (not colored, not is_rectified(topic), _is_compressed(topic), len(topic), topic)
 
 
 def _is_compressed(topic: str) -> bool:

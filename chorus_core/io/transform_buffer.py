@@ -15,6 +15,9 @@ from chorus_core.io.poses import interpolate
 
 _log = logging.getLogger(__name__)
 
+# Seconds since 1970 are multiples of 0.24 microseconds in a float: samples at exactly max_gap must not flicker.
+_ROUNDING = 1e-6
+
 
 class TransformError(LookupError):
     """A transform that cannot be given or taken. The message names frames and stamps."""
@@ -45,19 +48,25 @@ class TransformBuffer:
     Safe to call from several threads.
     """
 
-    def __init__(self, history: float = 10.0, tolerance: float = 0.0) -> None:
+    def __init__(self, history: float = 10.0, tolerance: float = 0.0, max_gap: float = math.inf) -> None:
         """
         Args:
             history: seconds kept behind the newest sample of each edge; ``math.inf`` keeps all.
             tolerance: seconds beyond the first or last sample of an edge for which that sample is still handed out.
+            max_gap: seconds between two samples of a moving edge at most that are interpolated between; where poses
+                were lost for longer, nobody knows the way in between.
 
         Raises:
-            ValueError: history not positive, or tolerance negative.
+            ValueError: history or max_gap not positive, or tolerance negative.
         """
-        if not history > 0 or not tolerance >= 0:
-            raise ValueError(f"history {history}, tolerance {tolerance}: expected history > 0 and tolerance >= 0")
+        if not history > 0 or not tolerance >= 0 or not max_gap > 0:
+            raise ValueError(
+                f"history {history}, tolerance {tolerance}, max_gap {max_gap}: "
+                "expected history > 0, tolerance >= 0 and max_gap > 0"
+            )
         self._history = history
         self._tolerance = tolerance
+        self._max_gap = max_gap
         self._edges: dict[str, _Edge] = {}
         self._lock = Lock()
 
@@ -98,7 +107,8 @@ class TransformBuffer:
         Raises:
             TransformNotYetError: ``stamp`` is later than the newest sample of an edge on the way, by more than the
                 tolerance.
-            TransformError: a frame is unknown, the frames are not connected, or the stamp is before what is held.
+            TransformError: a frame is unknown, the frames are not connected, the stamp is before what is held, or it
+                lies in a gap wider than ``max_gap``.
         """
         target, source = _frame_name(target), _frame_name(source)
         if not math.isfinite(stamp):
@@ -177,11 +187,15 @@ class TransformBuffer:
         after = bisect_left(edge.stamps, stamp)
         if after < len(edge.stamps) and edge.stamps[after] == stamp:
             return edge.matrices[after]
-        if 0 < after < len(edge.stamps):
-            return interpolate(
-                edge.stamps[after - 1], edge.matrices[after - 1], edge.stamps[after], edge.matrices[after], stamp
-            )
         where = f"{edge.parent!r} from {child!r} at {stamp:.6f} s"
+        if 0 < after < len(edge.stamps):
+            first, last = edge.stamps[after - 1], edge.stamps[after]
+            if last - first > self._max_gap + _ROUNDING:
+                raise TransformError(
+                    f"no {where}: its samples at {first:.6f} s and {last:.6f} s are {last - first:.3f} s apart, "
+                    f"expected at most {self._max_gap:g} s"
+                )
+            return interpolate(first, edge.matrices[after - 1], last, edge.matrices[after], stamp)
         if after == len(edge.stamps):
             if stamp - edge.stamps[-1] <= self._tolerance:
                 return edge.matrices[-1]

@@ -14,7 +14,16 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 
-from chorus_core.io.bag_topics import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY, POSE, TF, choose_image_topics
+from chorus_core.io.bag_topics import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    ODOMETRY,
+    POSE,
+    TF,
+    choose_image_topics,
+    is_rectified,
+)
 from chorus_core.io.rgbd import BagTopics, RgbdSequence, SequenceError, open_sequence
 from chorus_core.io.rosbag import RosbagSequence
 
@@ -273,6 +282,17 @@ def test_frames_without_partner_or_pose_are_counted(tmp_path):
     assert [f.stamp for f in sequence] == pytest.approx([stamp_of(i) for i in (0, 2, 3)], abs=1e-6)
 
 
+def test_frames_within_a_long_gap_of_the_poses_are_dropped(tmp_path):
+    """Poses stop for 2.8 seconds: frames in there have none, those around have theirs."""
+    recording = with_images()
+    recording.add("/tf_static", START - 1, tf(START - 1, "base_link", OPTICAL, BASE_FROM_CAMERA))
+    for i in (-0.5, 0.5, 1.5, 29.5):
+        recording.add("/tf", stamp_of(i), tf(stamp_of(i), "odom", "base_link", odom_from_base(i * PERIOD)))
+    sequence = open_sequence(recording.write(tmp_path / "bag"))
+    assert sequence.dropped == {"no pose": 3}
+    assert [f.stamp for f in sequence] == pytest.approx([stamp_of(0), stamp_of(1)], abs=1e-6)
+
+
 def test_slop(tmp_path):
     folder = with_tf(with_images(lag=0.03)).write(tmp_path / "bag")
     with pytest.raises(SequenceError, match="no depth in time: 5"):
@@ -480,3 +500,27 @@ def test_rectified_images_take_the_projection_matrix(tmp_path):
     ]
     intrinsics = open_sequence(recording.write(tmp_path / "bag"))[0].intrinsics
     assert (intrinsics.fx, intrinsics.cx) == (40, 15)
+
+
+@pytest.mark.parametrize(
+    ("topic", "expected"),
+    [
+        ("/camera/color/image_rect", True),
+        ("/camera/color/image_rect/compressed", True),
+        ("/zed/zed_node/rgb/image_rect_color", True),
+        ("/camera/Rectified/image", True),
+        ("rect", True),
+        ("/direct_drive/camera/image_raw", False),
+        ("/camera/color/image_raw", False),
+        ("/correction/image_unrectified", False),
+    ],
+)
+def test_which_names_say_rectified(topic, expected):
+    assert is_rectified(topic) is expected
+
+
+def test_a_robot_whose_name_holds_rect_has_raw_images(tmp_path):
+    recording = with_tf(with_images())
+    recording.messages = [(f"/direct_drive{t}" if t == COLOR else t, k, s, m) for t, k, s, m in recording.messages]
+    intrinsics = open_sequence(recording.write(tmp_path / "bag"))[0].intrinsics
+    assert (intrinsics.fx, intrinsics.cx) == (30, 15.5)

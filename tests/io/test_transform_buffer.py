@@ -106,6 +106,43 @@ def test_history_is_bounded():
         buffer.lookup("odom", "base", 97.5)
 
 
+def test_gap_is_not_bridged():
+    """A recorder that was paused for two minutes: nobody knows where the robot was at 60 s."""
+    buffer = TransformBuffer(history=math.inf, max_gap=0.5)
+    for stamp in (0.0, 120.0, 120.5, 121.1):
+        buffer.set_transform("odom", "base", stamp, translation(stamp))
+    buffer.set_transform("base", "camera", 0.0, translation(0.5), static=True)
+    with pytest.raises(TransformError, match=r"at 60\.000000 s.* 120\.000 s apart, expected at most 0\.5 s") as caught:
+        buffer.lookup("odom", "camera", 60.0)
+    assert not isinstance(caught.value, TransformNotYetError)
+    with pytest.raises(TransformError, match=r"0\.600 s apart"):
+        buffer.lookup("odom", "camera", 120.6)
+    for stamp in (0.0, 120.0, 120.25, 120.5, 121.1):
+        assert buffer.lookup("odom", "camera", stamp)[0, 3] == stamp + 0.5
+    assert buffer.lookup("base", "camera", 60.0)[0, 3] == 0.5  # static: holds at every time
+
+
+def test_gap_of_exactly_the_limit_is_bridged_whatever_the_rounding():
+    for start in (0.0, 1_700_000_000.0, 1_700_000_000.123456789):
+        buffer = TransformBuffer(history=math.inf, max_gap=0.1)
+        for i in range(50):
+            buffer.set_transform("odom", "base", start + 0.1 * i, translation(i))
+        for i in range(49):
+            assert buffer.lookup("odom", "base", start + 0.1 * i + 0.05)[0, 3] == pytest.approx(i + 0.5, abs=1e-4)
+
+
+def test_frames_of_the_earth_are_far_from_their_origin():
+    """utm -> map is hundreds of kilometres long, and cancels out of every pose in the map."""
+    utm_from_map = translation(5e5)
+    utm_from_map[1, 3] = 5.4e6
+    buffer = TransformBuffer()
+    buffer.set_transform("utm", "map", 0.0, utm_from_map, static=True)
+    buffer.set_transform("utm", "base", 1.0, utm_from_map @ translation(3.0))
+    buffer.set_transform("base", "camera", 0.0, translation(0.5), static=True)
+    np.testing.assert_allclose(buffer.lookup("utm", "camera", 1.0), utm_from_map @ translation(3.5))
+    np.testing.assert_allclose(buffer.lookup("map", "camera", 1.0), translation(3.5), atol=1e-8)
+
+
 def test_late_sample_takes_its_place_and_repeated_one_replaces():
     buffer = TransformBuffer()
     for stamp, x in ((1.0, 0.0), (3.0, 0.0), (2.0, 7.0), (3.0, 1.0)):
@@ -178,7 +215,13 @@ def test_bad_transforms_are_refused(parent, child, stamp, matrix, message):
 
 
 def test_bad_settings_and_stamps():
-    for settings_ in ({"history": 0.0}, {"history": math.nan}, {"tolerance": -1.0}):
+    for settings_ in (
+        {"history": 0.0},
+        {"history": math.nan},
+        {"tolerance": -1.0},
+        {"max_gap": 0.0},
+        {"max_gap": math.nan},
+    ):
         with pytest.raises(ValueError, match="expected history"):
             TransformBuffer(**settings_)
     with pytest.raises(TransformError, match="stamp nan"):

@@ -277,6 +277,12 @@ def test_bad_query_is_refused_with_a_reason(feed: Feed, case: str, place: str) -
     assert answer.points.width == 0
 
 
+def test_too_many_negatives_are_refused(feed: Feed) -> None:
+    answer = feed.client.query("chair", negatives=["sofa"] * 33)
+    assert not answer.success
+    assert answer.message == "33 negatives: expected at most 32"
+
+
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -1.0, 2.0])
 def test_bad_threshold_is_refused(feed: Feed, threshold: float) -> None:
     answer = feed.client.query("chair", threshold=threshold)
@@ -284,9 +290,11 @@ def test_bad_threshold_is_refused(feed: Feed, threshold: float) -> None:
     assert "threshold" in answer.message
 
 
-def test_query_of_an_empty_answer_still_succeeds(feed: Feed) -> None:
+def test_query_before_anything_is_encoded_says_so(feed: Feed) -> None:
+    """Which is not the same as an answer of "nothing"."""
     answer = feed.client.query("chair; rm -rf / $(reboot) ../../etc/passwd {0.__class__} %s")
-    assert answer.success, answer.message  # text is data
+    assert not answer.success
+    assert "encoded yet" in answer.message
 
 
 @pytest.mark.parametrize("case", BAD_TEXTS)

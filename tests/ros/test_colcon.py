@@ -65,6 +65,8 @@ def test_node_executables(install_space: Path) -> None:
         executable = install_space / "chorus_ros" / "lib" / "chorus_ros" / name
         assert executable.is_file()
         assert os.access(executable, os.X_OK)
+        # The Python of the shell that starts the node, not the one that ran colcon: an environment may have torch.
+        assert executable.read_text(encoding="utf-8").splitlines()[0] == "#!/usr/bin/env python3"
 
 
 def test_shared_files(install_space: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from chorus_core.pipeline import PipelineStatus
 from chorus_ros.diagnostics import DropMonitor, StreamMonitor, diagnostic_array, map_status
 
 
@@ -35,8 +39,44 @@ def test_drops_warn_only_while_they_grow() -> None:
     assert monitor.status({"no_pose": 3}).level == DiagnosticStatus.OK
 
 
+def test_drops_after_a_reset_warn_too() -> None:
+    monitor = DropMonitor()
+    monitor.status({"no_pose": 30, "reset": 5})
+    after = monitor.status({"no_pose": 2, "reset": 5})
+    assert after.level == DiagnosticStatus.WARN
+    assert after.message == "no_pose +2"
+
+
+def status_of(**fields: Any) -> PipelineStatus:
+    """A healthy pipeline, but for what is given."""
+    healthy = PipelineStatus(
+        gaussians=10,
+        frames=3,
+        encodes=2,
+        encode_failures=0,
+        last_error="",
+        evicted=0,
+        encoded=1.0,
+        last_encode_stamp=1.0,
+        last_encode_seconds=0.1,
+        stage_ms={"integrate": (1.0, 2.0)},
+    )
+    return dataclasses.replace(healthy, **fields)
+
+
+def test_map_warns_while_encoding_fails() -> None:
+    failing = map_status(status_of(encode_failures=3, last_error="RuntimeError: no memory", encoded=0.25, evicted=7))
+    assert failing.level == DiagnosticStatus.WARN
+    assert failing.message == "encoding failed 3 times: RuntimeError: no memory"
+    values = {v.key: v.value for v in failing.values}
+    assert (values["encode failures"], values["encoded (%)"], values["evicted"]) == ("3", "25.0", "7")
+    recovered = map_status(status_of(encode_failures=3))
+    assert recovered.level == DiagnosticStatus.OK
+    assert {v.key: v.value for v in recovered.values}["encode failures"] == "3"
+
+
 def test_array_names_the_node() -> None:
-    array = diagnostic_array(Time(sec=1), "/perception_node", [map_status(10, 2, {"integrate": (1.0, 2.0)})])
+    array = diagnostic_array(Time(sec=1), "/perception_node", [map_status(status_of())])
     (status,) = array.status
     assert status.name == "/perception_node: map"
     assert {v.key: v.value for v in status.values}["integrate (ms)"] == "p50 1.0, p99 2.0"

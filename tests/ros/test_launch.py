@@ -48,9 +48,9 @@ def test_only_names_that_launch_has(tree: ast.Module) -> None:
     """Names and modules as documented for Humble to Rolling."""
     public = {
         "launch": {"LaunchDescription"},
-        "launch.actions": {"DeclareLaunchArgument", "ExecuteProcess"},
+        "launch.actions": {"DeclareLaunchArgument"},
         "launch.conditions": {"IfCondition"},
-        "launch.substitutions": {"LaunchConfiguration", "NotEqualsSubstitution", "PathJoinSubstitution"},
+        "launch.substitutions": {"LaunchConfiguration", "PathJoinSubstitution", "PythonExpression"},
         "launch_ros.actions": {"Node"},
         "launch_ros.parameter_descriptions": {"ParameterValue"},
         "launch_ros.substitutions": {"FindPackageShare"},
@@ -63,7 +63,7 @@ def test_only_names_that_launch_has(tree: ast.Module) -> None:
 
 def test_every_argument_is_described_and_used(tree: ast.Module) -> None:
     arguments = declared(tree)
-    assert {"params_file", "use_sim_time", "rviz", "bag", "namespace"} <= set(arguments)
+    assert {"params_file", "use_sim_time", "rviz", "fixed_frame", "bag", "namespace"} <= set(arguments)
     for name, call in arguments.items():
         assert {"default_value", "description"} <= set(keywords(call)), name
     used = {call.args[0].value for call in calls(tree, "LaunchConfiguration")}
@@ -73,7 +73,7 @@ def test_every_argument_is_described_and_used(tree: ast.Module) -> None:
 def test_executables_exist(tree: ast.Module, repository: Path) -> None:
     scripts = console_scripts(repository)
     nodes = {(k["package"].value, k["executable"].value) for k in map(keywords, calls(tree, "Node"))}
-    assert nodes == {("chorus_ros", "perception_node"), ("rviz2", "rviz2")}
+    assert nodes == {("chorus_ros", "perception_node"), ("chorus_ros", "player_node"), ("rviz2", "rviz2")}
     for name in ("perception_node", "player_node", "chorus"):
         module, function = scripts[name].split(":")
         path = repository / Path(*module.split(".")).with_suffix(".py")
@@ -94,7 +94,8 @@ def test_files_exist(tree: ast.Module, repository: Path) -> None:
 def test_packages_are_dependencies(repository: Path, tree: ast.Module) -> None:
     root = ElementTree.parse(repository / "package.xml").getroot()
     depends = {e.text for e in root if e.tag.endswith("depend")}
-    assert {"launch", "launch_ros", "rviz2", "ros2bag", "sensor_msgs_py", "tf2_ros", "chorus_msgs"} <= depends
+    assert {"launch", "launch_ros", "rviz2", "sensor_msgs_py", "tf2_ros", "tf2_ros_py", "chorus_msgs"} <= depends
+    assert {"ros2bag", "rosbag2_storage_mcap"} <= depends  # to play the shipped recording
     assert root.findtext("name") == "chorus_ros"
 
 
@@ -114,15 +115,41 @@ def test_remapped_topics_are_the_defaults(tree: ast.Module) -> None:
 def test_parameters_exist(tree: ast.Module) -> None:
     known = {*known_options(), "use_sim_time"}
     for node in map(keywords, calls(tree, "Node")):
-        for part in node["parameters"].elts:
+        for part in node["parameters"].elts if "parameters" in node else ():
             if isinstance(part, ast.Dict):
                 assert {key.value for key in part.keys} <= known
 
 
-def test_rviz_shows_topics_of_the_node(repository: Path) -> None:
+@pytest.mark.parametrize(("bag", "plays"), [("", False), ("/data/it's a bag", True), ('/data/"a" house', True)])
+def test_player_starts_where_a_recording_is_named(tree: ast.Module, bag: str, plays: bool) -> None:
+    """What PythonExpression evaluates: the text with the argument put in."""
+    (call,) = calls(tree, "PythonExpression")
+    parts = [part.value if isinstance(part, ast.Constant) else bag for part in call.args[0].elts]
+    assert eval("".join(parts), {}, {}) is plays
+
+
+def rviz_manager(repository: Path) -> dict:
     config = yaml.safe_load((repository / "rviz" / "perception.rviz").read_text(encoding="utf-8"))
-    displays = config["Visualization Manager"]["Displays"]
-    topics = {d["Topic"]["Value"] for d in displays if "Topic" in d}
+    return config["Visualization Manager"]
+
+
+def rviz_topics(repository: Path) -> set[str]:
+    return {d["Topic"]["Value"] for d in rviz_manager(repository)["Displays"] if "Topic" in d}
+
+
+def test_rviz_follows_the_arguments(tree: ast.Module, repository: Path) -> None:
+    """Camera topics are remapped as the node's are; the fixed frame is an argument whose default is the layout's."""
+    (rviz,) = [k for k in map(keywords, calls(tree, "Node")) if k["package"].value == "rviz2"]
+    remapped = {pair.elts[0].value for pair in rviz["remappings"].elts}
+    assert {t for t in rviz_topics(repository) if t.startswith("camera/")} == remapped
+    default = keywords(declared(tree)["fixed_frame"])["default_value"].value
+    assert default == rviz_manager(repository)["Global Options"]["Fixed Frame"]
+    used = [call.args[0].value for part in rviz["arguments"].elts for call in calls(part, "LaunchConfiguration")]
+    assert used == ["fixed_frame"]
+
+
+def test_rviz_shows_topics_of_the_node(repository: Path) -> None:
+    topics = rviz_topics(repository)
     assert {"chorus/semantic_cloud", "chorus/query_cloud", "chorus/objects"} <= topics
     source = (repository / "chorus_ros" / "perception_node.py").read_text(encoding="utf-8")
     for topic in topics:

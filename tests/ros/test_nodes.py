@@ -114,6 +114,11 @@ def test_bad_queries_are_refused(mapped: Client, node: Process, text: str, field
     assert node.running()
 
 
+def test_text_of_a_query_is_data(mapped: Client) -> None:
+    answer = mapped.query("chair; rm -rf / $(reboot) ../../etc/passwd {0.__class__} %s", negatives=["sofa"] * 32)
+    assert answer.success, answer.message
+
+
 def test_set_vocabulary(mapped: Client) -> None:
     def set_to(**fields: Any) -> SetVocabulary.Response:
         return mapped.call(SetVocabulary, "/chorus/set_vocabulary", SetVocabulary.Request(**fields))
@@ -199,7 +204,8 @@ def test_reset(mapped: Client) -> None:
     assert answer.success, answer.message
     until(lambda: mapped.status.gaussians == 0 and mapped.status.keyframes == 0)
     answer = mapped.query("a wall")
-    assert answer.success or "expected" in answer.message
+    assert not answer.success
+    assert "encoded yet" in answer.message
     assert not answer.objects
 
 

@@ -46,6 +46,18 @@ def test_bad_parameters_are_named(name: str, value: object, expected: str) -> No
         parse_overrides({name: value})
 
 
+def test_extrinsics_with_tf_are_refused() -> None:
+    """They would be ignored: TF is asked for the whole way to the camera."""
+    extrinsics = {"frames.base_from_camera": "0 0 1.5 0 0 0 1"}
+    with pytest.raises(ConfigError, match=r"frames\.base_from_camera = '0 0 1\.5 .* expected odometry or pose"):
+        parse_overrides(extrinsics)
+    with pytest.raises(ConfigError, match=r"frames\.source = tf"):
+        parse_overrides(extrinsics | {"frames.source": "tf"})
+    for source in ("odometry", "pose"):
+        _, node_config = parse_overrides(extrinsics | {"frames.source": source})
+        assert node_config.frames.base_from_camera == "0 0 1.5 0 0 0 1"
+
+
 def test_shipped_file_is_current(repository: Path) -> None:
     """Run ``python -m chorus_ros.parameters config/perception.yaml`` when this fails."""
     assert (repository / "config" / "perception.yaml").read_text(encoding="utf-8") == to_yaml()

@@ -106,6 +106,76 @@ def test_odometry_without_extrinsics_has_no_answer() -> None:
     assert bench.source.lookup("camera", SECOND) is None
 
 
+def test_tf_wins_over_the_parameter_where_it_knows() -> None:
+    bench = Bench(source="odometry", base_from_camera="0 0 1.5 0 0 0 1")
+    bench.send("/tf_static", tf("base", "camera", 0.0, shift(0.1)))
+    bench.odometry(1.0, shift(3))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3.1), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("extrinsic", "expected"), [("0 0 1.5 0 0 0 1", shift(3, 0, 1.5)), ("", shift(3))], ids=["given", "not given"]
+)
+@pytest.mark.parametrize("source", ["odometry", "pose"])
+def test_unnamed_base(source: str, extrinsic: str, expected: np.ndarray) -> None:
+    """Odometry with an empty child_frame_id, or a PoseStamped: by the parameter, else it is the camera's own."""
+    bench = Bench(source=source, base_from_camera=extrinsic)
+    if source == "odometry":
+        bench.odometry(1.0, shift(3), child="")
+    else:
+        bench.pose(1.0, shift(3))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("source", ["odometry", "pose"])
+@pytest.mark.parametrize("base", ["camera", "/camera"])
+def test_base_that_is_the_camera(source: str, base: str) -> None:
+    """Its poses need no extrinsics, and take none."""
+    bench = Bench(source=source, base=base, base_from_camera="0 0 1.5 0 0 0 1")
+    if source == "odometry":
+        bench.odometry(1.0, shift(3))
+    else:
+        bench.pose(1.0, shift(3))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3), atol=1e-9)
+
+
+def test_odometry_of_the_camera_itself() -> None:
+    bench = Bench(source="odometry", base_from_camera="0 0 1.5 0 0 0 1")
+    bench.odometry(1.0, shift(3), child="/camera")
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3), atol=1e-9)
+
+
+def test_named_base_wins_over_that_of_the_odometry() -> None:
+    bench = Bench(source="odometry", base="body")
+    bench.send("/tf_static", tf("body", "camera", 0.0, shift(0.1)))
+    bench.send("/tf_static", tf("base", "camera_2", 0.0, shift(7)))
+    bench.odometry(1.0, shift(3), child="base")
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3.1), atol=1e-9)
+
+
+def test_pose_of_a_base_with_extrinsics_from_the_parameter() -> None:
+    bench = Bench(source="pose", base="base", base_from_camera="0 0 1.5 0 0 0 1")
+    bench.pose(1.0, shift(1))
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(1, 0, 1.5), atol=1e-9)
+
+
+def test_pose_of_a_base_without_extrinsics_has_no_answer() -> None:
+    bench = Bench(source="pose", base="base")
+    bench.pose(1.0, shift(1))
+    assert bench.source.lookup("camera", SECOND) is None
+    assert "camera" in bench.source.why_not()
+
+
+def test_map_far_from_the_origin_of_the_earth() -> None:
+    """utm -> map is hundreds of kilometres long; nothing is wrong with that, and poses in the map are near."""
+    bench = Bench(source="tf")
+    bench.send("/tf_static", tf("utm", "map", 0.0, shift(5e5, 5.4e6)))
+    bench.send("/tf_static", tf("base", "camera", 0.0, shift(0, 0, 1)))
+    bench.send("/tf", tf("utm", "base", 1.0, shift(5e5 + 3, 5.4e6)))
+    assert bench.rejected == []
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3, 0, 1), atol=1e-6)
+
+
 def test_odometry_beside_tf_of_the_same_frames() -> None:
     """Robots publish odom > base on both; the two must not disturb each other."""
     bench = Bench(source="odometry", map="map")

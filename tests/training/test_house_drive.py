@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from rosbags.highlevel import AnyReader
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
@@ -56,6 +57,20 @@ def matrix(translation, rotation) -> np.ndarray:
     pose[:3, :3] = Rotation.from_quat([rotation.x, rotation.y, rotation.z, rotation.w]).as_matrix()
     pose[:3, 3] = translation.x, translation.y, translation.z
     return pose
+
+
+def test_metadata_is_what_humble_reads(folder: Path, recorded: dict[str, list]):
+    """Format 8 at most: QoS profiles are text, whose policies are numbers. The counts are those of the file."""
+    metadata = yaml.safe_load((folder / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert metadata["version"] <= 8
+    counts = {}
+    for topic in metadata["topics_with_message_count"]:
+        (profile,) = yaml.safe_load(topic["topic_metadata"]["offered_qos_profiles"])
+        latched = topic["topic_metadata"]["name"] == "/tf_static"
+        assert (profile["history"], profile["reliability"], profile["durability"]) == (1, 1, 1 if latched else 2)
+        counts[topic["topic_metadata"]["name"]] = topic["message_count"]
+    assert counts == {name: len(messages) for name, messages in recorded.items()}
+    assert sum(counts.values()) == metadata["message_count"]
 
 
 def test_size_is_fit_to_ship(folder: Path):

@@ -57,7 +57,8 @@ class BagWriter:
     def __init__(self, path: Path, intrinsics: CameraIntrinsics, base_from_link: np.ndarray) -> None:
         self._intrinsics = intrinsics
         self._types = get_typestore(Stores.ROS2_KILTED)
-        self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+        # Format 8 is the newest whose metadata the rosbag2 of Humble reads: 9 has QoS profiles as maps instead of text.
+        self._writer = Writer(path, version=8, storage_plugin=StoragePlugin.MCAP)
         self._base_from_link = base_from_link
         self._connections: dict[str, object] = {}
 
