@@ -19,11 +19,24 @@ def seen_through(points: Tensor, frame: DeviceFrame, config: MapConfig) -> Tenso
     it. The margin grows with the square of depth, as the sensor's noise does.
     """
     z, pixel = project(points, frame, config.depth_min)
-    nearest = -torch.nn.functional.max_pool2d(-frame.depth[None, None], 3, stride=1, padding=1)[0, 0]
-    measured = torch.where(pixel >= 0, nearest.reshape(-1)[pixel.clamp(min=0)], 0.0)
+    measured = nearest_around(frame.depth).view(-1)[pixel.clamp(min=0)]
     margin = config.carve_margin + 0.01 * z.square()
     # What is too far away to be mapped still shows that the space before it is free.
-    return (measured > z + margin) & (measured < _FARTHEST)
+    return (pixel >= 0) & (measured > z + margin) & (measured < _FARTHEST)
+
+
+def nearest_around(depth: Tensor) -> Tensor:
+    """The least value of the 3 x 3 pixels around each, [H, W] of [H, W].
+
+    Rows, then columns. torch's max_pool2d does the same, and takes most of a frame's time on a CPU.
+    """
+    rows = depth.clone()
+    torch.minimum(rows[1:], depth[:-1], out=rows[1:])
+    torch.minimum(rows[:-1], depth[1:], out=rows[:-1])
+    out = rows.clone()
+    torch.minimum(out[:, 1:], rows[:, :-1], out=out[:, 1:])
+    torch.minimum(out[:, :-1], rows[:, 1:], out=out[:, :-1])
+    return out
 
 
 def in_view(points: Tensor, frame: DeviceFrame, config: MapConfig) -> Tensor:
