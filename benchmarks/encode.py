@@ -16,9 +16,11 @@ from torch import Tensor
 
 from benchmarks.building import rooms
 from benchmarks.report import parser, peak_memory_mib, publish, repeat, reset_peak_memory, synchronize
+from chorus_core.config import EncoderConfig
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.checkpoint import SHIPPED
 from chorus_core.encoder.model import ChorusModel, ModelConfig
+from chorus_core.encoder.smoothing import smooth
 from chorus_core.gaussians import Gaussians
 
 VOXEL = 0.02
@@ -64,7 +66,7 @@ def models(device: torch.device, only: str | None) -> Iterator[tuple[str, TimedE
 
 
 def measure_encode(encoder: TimedEncoder, scene: Gaussians, max_points: int, times: int) -> dict[str, Any]:
-    """One row: p50 of the plain encoder, peak memory of that, and the split from a separate timed pass."""
+    """One row: p50 of the plain encoder, peak memory of that, smoothing, and the split from another timed pass."""
 
     def encode(which: ChorusEncoder = encoder) -> Tensor:
         return which.encode(scene, max_points=max_points)
@@ -86,6 +88,11 @@ def measure_encode(encoder: TimedEncoder, scene: Gaussians, max_points: int, tim
         "max_s": float(seconds.max()),
     }
     row["peak_MiB"] = round(peak)
+    features = torch.randn((len(scene), 96), device=encoder.device).half()  # the shipped model's width
+    points, rounds = scene.means.to(encoder.device), EncoderConfig().smoothing
+    grid = encoder.model.config.grid_size
+    smoothing = repeat(lambda: smooth(features, points, grid, rounds), encoder.device, warmup=1, times=times) / 1e3
+    row["smooth_s"] = float(np.median(smoothing))
     return row | {f"{part}_s": float(np.median([p[part] for p in parts])) for part in parts[0]}
 
 
