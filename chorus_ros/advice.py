@@ -54,9 +54,7 @@ class Advice:
         """Inputs on which nothing has arrived since the start."""
         waited = now - self._started
         if inputs and waited >= self._patience:
-            silent = [
-                f"{i.topic} ({i.kind}, {i.transport}, publishers {publishers(i.topic)})" for i in inputs
-            ]
+            silent = [f"{i.topic} ({i.kind}, {i.transport}, publishers {publishers(i.topic)})" for i in inputs]
             self._logger.warning(
                 f"nothing has arrived in the {waited:.0f} s since the start on {', '.join(silent)}",
                 throttle_duration_sec=_PERIOD,
