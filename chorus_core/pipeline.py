@@ -130,28 +130,42 @@ class Pipeline:
             return report
 
     def encode_step(self) -> EncodeReport | None:
-        """Encode what changed most since it was last encoded; None where there is nothing to do."""
+        """Encode what changed most since it was last encoded; None where there is nothing to do.
+
+        What fails is counted, raised, and tried again by a later step.
+        """
         with self._encode_lock:
-            began = time.perf_counter()
-            with self._map_lock:
-                if len(self.map) < self.config.encoder.min_gaussians:
-                    return None
-                # Noted before the copy, which may fail for want of memory: changes are not forgotten then.
-                self._scheduler.add(self.map.block_centers(self.map.take_dirty()))
-                if not self._scheduler.pending:
-                    return None
-                with self._timed("snapshot"):
-                    snapshot = self.map.export()
-            region = self._scheduler.next(snapshot.gaussians.means)
-            if region is None:
-                return None
             try:
-                self._encode_region(snapshot, region)
-            except Exception:
-                self._scheduler.put_back(region)
+                report = self._encode_next()
+            except Exception as error:
+                self._failures += 1
+                self._last_error = f"{type(error).__name__}: {error}"
                 raise
-            self._encodes += 1
-            return EncodeReport(region.owned_indices.numel(), len(snapshot.gaussians), time.perf_counter() - began)
+            if report is not None:
+                self._encodes += 1
+                self._last_error = ""
+            return report
+
+    def _encode_next(self) -> EncodeReport | None:
+        began = time.perf_counter()
+        with self._map_lock:
+            if len(self.map) < self.config.encoder.min_gaussians:
+                return None
+            # Noted before the copy, which may fail for want of memory: changes are not forgotten then.
+            self._scheduler.add(self.map.block_centers(self.map.take_dirty()))
+            if not self._scheduler.pending:
+                return None
+            with self._timed("snapshot"):
+                snapshot = self.map.export()
+        region = self._scheduler.next(snapshot.gaussians.means)
+        if region is None:
+            return None
+        try:
+            self._encode_region(snapshot, region)
+        except Exception:
+            self._scheduler.put_back(region)
+            raise
+        return EncodeReport(region.owned_indices.numel(), len(snapshot.gaussians), time.perf_counter() - began)
 
     def describe(self, gaussians: Gaussians, grid_size: float | None = None) -> torch.Tensor:
         """Features of Gaussians as the semantic map keeps them: encoded, in the compact space, smoothed [N, d].
@@ -208,6 +222,7 @@ class Pipeline:
 
     def status(self) -> PipelineStatus:
         current = self.semantics.current
+        times = {stage: list(taken) for stage, taken in list(self._times.items())}  # copies: other threads append
         return PipelineStatus(
             gaussians=len(self.map),
             frames=self.map.frames,
@@ -217,11 +232,11 @@ class Pipeline:
             evicted=self._evicted,
             encoded=current.encoded,
             last_encode_stamp=current.stamp,
-            last_encode_seconds=self._times["encode"][-1] / 1e3 if self._times["encode"] else 0.0,
+            last_encode_seconds=times["encode"][-1] / 1e3 if times.get("encode") else 0.0,
             stage_ms={
-                stage: tuple(float(p) for p in np.percentile(list(times), (50, 99)))  # a copy: others append
-                for stage, times in list(self._times.items())
-                if times
+                stage: tuple(float(p) for p in np.percentile(taken, (50, 99)))
+                for stage, taken in times.items()
+                if taken
             },
         )
 
@@ -267,14 +282,11 @@ class Pipeline:
     def _run(self) -> None:
         while not self._stopping.wait(self.config.encoder.period):
             try:
-                if self.encode_step() is not None:
-                    self._last_error = ""
+                self.encode_step()
             except Exception as error:
+                logger.exception("encoding failed; the map is kept, the step is tried again later")
                 if isinstance(error, torch.cuda.OutOfMemoryError):
                     torch.cuda.empty_cache()
-                self._failures += 1
-                self._last_error = f"{type(error).__name__}: {error}"
-                logger.exception("encoding failed; the map is kept, the step is tried again later")
 
     def _begin_counting(self) -> None:
         self._times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=512))

@@ -65,15 +65,16 @@ class RegionScheduler:
             means: of the whole snapshot, metres [N, 3].
         """
         if means.shape[0] <= self._config.max_gaussians:
-            changes, self._changes = self._changes, {}
             everything = torch.arange(means.shape[0], device=means.device)
-            nothing = not changes or means.shape[0] == 0
-            return None if nothing else Region(everything, torch.ones_like(everything, dtype=torch.bool), changes)
+            region = Region(everything, torch.ones_like(everything, dtype=torch.bool), self._changes)
+            self._changes = {}
+            return region if region.changes and len(everything) else None
         self._turn += 1
         while self._changes:
             column = max(self._changes, key=self._urgency)
+            region = self._column(column, self._changes[column], means)
+            del self._changes[column]
             self._served[column] = self._turn
-            region = self._column(column, self._changes.pop(column), means)
             if bool(region.owned.any()):
                 return region
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +61,22 @@ def test_the_column_that_changed_most_goes_first_and_a_failed_one_comes_back() -
     others = [scheduler.next(means) for _ in range(2)]
     assert [list(region.changes) for region in others if region is not None] == [[(-1, -1)], [(0, 0)]]
     assert others[1] is not None and others[1].changes == first.changes
+
+
+def test_changes_are_kept_when_cutting_the_region_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    means = scatter(3000, 16.0, 1)
+    scheduler = RegionScheduler(SMALL)
+    scheduler.add(torch.tensor([[1.0, 1.0, 0.0]]))
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "_column", fail)
+        with pytest.raises(MemoryError):
+            scheduler.next(means)
+    region = scheduler.next(means)
+    assert region is not None and list(region.changes) == [(0, 0)]
 
 
 def test_what_was_seen_once_is_encoded_though_other_columns_change_all_the_time() -> None:

@@ -206,10 +206,11 @@ def _wait_for_scenes(store: SceneStore, count: int) -> None:
     """Until a generator has written as many scenes as training begins with."""
     if not store.folder.is_dir():
         raise SystemExit(f"{store.folder}: no such folder; training.scenes.generate makes it")
-    while store.refresh() or len(store.scenes) < count:
-        if len(store.scenes) < count:
-            logger.info("%d of %d scenes in %s, waiting for more", len(store.scenes), count, store.folder)
-            time.sleep(5)
+    store.refresh()
+    while len(store.scenes) < count:
+        logger.info("%d of %d scenes in %s, waiting for more", len(store.scenes), count, store.folder)
+        time.sleep(5)
+        store.refresh()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -265,6 +266,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer = Trainer(model, config, device)
     if (a.out / "state.pt").is_file():
         trainer.restore(torch.load(a.out / "state.pt", map_location=device, weights_only=True))
+        if trainer.elapsed >= config.total_seconds:
+            raise SystemExit(
+                f"{a.out}: its schedule of {config.total_seconds:g} s is over after {trainer.elapsed:.0f} s; "
+                "give a longer --total-seconds to go on, or another --out"
+            )
         logger.info("going on from step %d", trainer.step)
     (a.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
     pretrain(trainer, stores[0], stores[1], targets, a.out)

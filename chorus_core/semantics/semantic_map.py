@@ -90,19 +90,23 @@ class SemanticMap:
         """
         with self._lock:
             self._reserve(int(snapshot.slots.max()) + 1 if snapshot.slots.numel() else 0)
+            features = features.to(self.device, torch.float16)
+            labels, confidence = classify(features, self._label_embeddings)  # before anything is written: it may fail
             encoded = encoded.to(snapshot.slots.device)
             slots = snapshot.slots[encoded].to(self.device)
-            self._features[slots] = features.to(self.device, torch.float16)
+            self._features[slots] = features
+            self._labels[slots], self._confidence[slots] = labels, confidence
             self._births[slots] = snapshot.births[encoded].to(self.device)
-            self._label(slots)
             self._publish(snapshot)
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Label the current map anew."""
         embeddings = self.text.embed_labels(vocabulary).to(self.device)
         with self._lock:
+            slots = (self._births >= 0).nonzero().squeeze(1)
+            labels, confidence = classify(self._features[slots], embeddings)  # before anything is written: it may fail
             self._vocabulary, self._label_embeddings = vocabulary, embeddings
-            self._label((self._births >= 0).nonzero().squeeze(1))
+            self._labels[slots], self._confidence[slots] = labels, confidence
             self._publish(self._snapshot)
 
     def objects(self) -> tuple[LabelledMap, list[SceneObject], np.ndarray]:
@@ -161,11 +165,6 @@ class SemanticMap:
         current = self._current
         return current, self.text.relevancy(current.features, text, negatives) * (current.labels >= 0)
 
-    def _label(self, slots: Tensor) -> None:
-        """Name what is in some slots [M] by its features."""
-        if slots.numel():
-            self._labels[slots], self._confidence[slots] = classify(self._features[slots], self._label_embeddings)
-
     def _publish(self, snapshot: MapSnapshot) -> None:
         """Put together what is known of the Gaussians of a snapshot."""
         slots, births = snapshot.slots.to(self.device), snapshot.births.to(self.device)
@@ -184,12 +183,13 @@ class SemanticMap:
         held = self._births.shape[0]
         if slots <= held:
             return
-        grown = max(slots, 2 * held)
+        larger = {}
         for name in ("_features", "_labels", "_confidence", "_births"):
             old = getattr(self, name)
-            new = old.new_full((grown, *old.shape[1:]), -1 if name == "_births" else 0)
-            new[:held] = old
-            setattr(self, name, new)
+            larger[name] = old.new_full((max(slots, 2 * held), *old.shape[1:]), -1 if name == "_births" else 0)
+            larger[name][:held] = old
+        for name, array in larger.items():  # all or none, should memory have run out above
+            setattr(self, name, array)
 
 
 def _nothing(device: torch.device) -> MapSnapshot:

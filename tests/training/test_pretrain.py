@@ -84,6 +84,9 @@ def test_it_learns_goes_on_and_starts_from_a_model(arguments: list[str], tmp_pat
     assert longer[: len(log)] == log
     assert longer[-1]["step"] > log[-1]["step"]
 
+    with pytest.raises(SystemExit, match="its schedule of 8 s is over"):
+        pretrain.main([*arguments, "--seconds", "8"])
+
     tuned = [*arguments[:-1], str(tmp_path / "tuned"), "--init", str(run / "model"), "--learning-rate", "1e-5"]
     pretrain.main([*tuned, "--seconds", "1", "--max-points", "500"])
     assert accuracy(tmp_path / "tuned" / "model", arguments) > 0.9
