@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
+from hashed_encoder import HashedEncoder
 from torch import Tensor
 
 from chorus_core.config import SemanticsConfig
@@ -18,20 +18,8 @@ from chorus_core.semantics.semantic_map import SemanticMap
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary
 
-DIM = 16
 FOUR = Vocabulary(("chair", "table", "lamp", "sofa"))
 TWO = Vocabulary(("sofa", "chair"))
-
-
-class HashedEncoder:
-    """A unit vector from the hash of each text: an encoder without weights."""
-
-    name = "hashed"
-    dim = DIM
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        rows = [np.random.default_rng(list(text.encode())).normal(size=DIM) for text in texts]
-        return torch.nn.functional.normalize(torch.tensor(np.array(rows)).float().view(-1, DIM), dim=-1)
 
 
 @pytest.fixture

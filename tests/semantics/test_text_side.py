@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from hashed_encoder import DIM, HashedEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,19 +14,6 @@ from chorus_core.semantics.calibration import Calibration
 from chorus_core.semantics.relevancy import NEGATIVES, REFERENCE, FeatureBasis, classify
 from chorus_core.semantics.text_side import DEFAULT_THRESHOLD, TextSide, TextSideError
 from chorus_core.semantics.vocabulary import Vocabulary, encode_labels, load_vocabulary
-
-DIM = 24
-
-
-class HashedEncoder:
-    """A unit vector from the hash of each text: an encoder without weights."""
-
-    name = "hashed"
-    dim = DIM
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        rows = [np.random.default_rng(list(text.encode())).normal(size=DIM) for text in texts]
-        return torch.nn.functional.normalize(torch.tensor(np.array(rows)).float().view(-1, DIM), dim=-1)
 
 
 def units(n: int, seed: int = 0) -> Tensor:
