@@ -64,11 +64,13 @@ class RegionScheduler:
         Args:
             means: of the whole snapshot, metres [N, 3].
         """
+        if not self._changes or means.shape[0] == 0:
+            return None
         if means.shape[0] <= self._config.max_gaussians:
             everything = torch.arange(means.shape[0], device=means.device)
             region = Region(everything, torch.ones_like(everything, dtype=torch.bool), self._changes)
             self._changes = {}
-            return region if region.changes and len(everything) else None
+            return region
         self._turn += 1
         while self._changes:
             column = max(self._changes, key=self._urgency)

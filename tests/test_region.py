@@ -63,6 +63,15 @@ def test_the_column_that_changed_most_goes_first_and_a_failed_one_comes_back() -
     assert others[1] is not None and others[1].changes == first.changes
 
 
+def test_changes_wait_for_a_map_that_hands_nothing_out_yet() -> None:
+    means = scatter(500, 20.0, 0)
+    scheduler = RegionScheduler(SMALL)
+    scheduler.add(means[:3])
+    assert scheduler.next(means[:0]) is None
+    assert scheduler.pending
+    assert scheduler.next(means) is not None
+
+
 def test_changes_are_kept_when_cutting_the_region_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     means = scatter(3000, 16.0, 1)
     scheduler = RegionScheduler(SMALL)
