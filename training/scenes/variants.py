@@ -39,7 +39,7 @@ def _finished(mesh: TexturedMesh, finish: str, library: AssetLibrary, rng: np.ra
         return _retextured(mesh, lambda texture: coat)
     if finish == "washed":  # details shine through
         color, strength = 255.0 * _paint(rng), float(rng.uniform(0.4, 0.9))
-        return _retextured(mesh, lambda texture: texture[..., :3] * (1 - strength) + color * strength)
+        return _retextured(mesh, lambda texture: texture * (1 - strength) + color * strength)
     if finish == "covered":  # every part in a material of its own
         choices = [t for t in library.textures if t.use in _COVERS]
         return _retextured(mesh, lambda texture: library.texture_image(choices[int(rng.integers(len(choices)))].path))
