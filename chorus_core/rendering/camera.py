@@ -94,5 +94,5 @@ def project(gaussians: Gaussians, view: View) -> Splats:
 def _limit(centre: float, size: int, focal: float, side: int) -> float:
     """Tangent of the viewing angle 15 % of the image beyond its left (-1) or right (1) edge."""
     margin = 0.15 * size / focal
-    edge = (size - centre) / focal if side > 0 else -centre / focal
+    edge = ((size - 0.5 if side > 0 else -0.5) - centre) / focal  # half a pixel beyond the last pixel's centre
     return edge + side * margin

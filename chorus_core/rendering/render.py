@@ -1,8 +1,9 @@
-"""One call to draw Gaussians: colour, depth, normals and any per-Gaussian features."""
+"""One call to draw Gaussians: colour, depth, normals, any per-Gaussian features; one for the weights that do it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from chorus_core.gaussians import Gaussians
 from chorus_core.mapping.geometry import rotations_from_quats
 from chorus_core.rendering import gsplat_engine, torch_engine
 from chorus_core.rendering.camera import View
+from chorus_core.rendering.compositing import Contributions
 
 
 @dataclass
@@ -49,14 +51,7 @@ def render(
     Raises:
         ValueError: unknown engine, or gsplat asked to draw on a CPU.
     """
-    if engine == "auto":
-        engine = "gsplat" if gaussians.device.type == "cuda" else "torch"
-    if engine not in ("torch", "gsplat"):
-        raise ValueError(f"engine {engine!r}: expected 'auto', 'torch' or 'gsplat'")
-    if engine == "gsplat" and gaussians.device.type != "cuda":
-        raise ValueError("engine 'gsplat' needs Gaussians on a CUDA device; use 'torch' elsewhere")
-    rasterize = gsplat_engine.rasterize if engine == "gsplat" else torch_engine.rasterize
-
+    rasterize = _engine(engine, gaussians).rasterize
     parts = [gaussians.colors, _facing_normals(gaussians, view)]
     if features is not None:
         parts.append(features.to(gaussians.means.dtype))
@@ -70,6 +65,31 @@ def render(
         normals=torch.nn.functional.normalize(drawn[..., 3:6], dim=-1) * covered[..., None],
         features=None if features is None else drawn[..., 6:],
     )
+
+
+def contributions(gaussians: Gaussians, view: View, engine: str = "auto") -> Contributions:
+    """What each Gaussian adds to each pixel of a view.
+
+    On the torch engine differentiable in all parameters of the Gaussians, on gsplat without gradient.
+
+    Args:
+        engine: as for :func:`render`.
+
+    Raises:
+        ValueError: unknown engine, or gsplat asked to draw on a CPU.
+    """
+    return _engine(engine, gaussians).contributions(gaussians, view)
+
+
+def _engine(name: str, gaussians: Gaussians) -> ModuleType:
+    """The module that draws these Gaussians."""
+    if name == "auto":
+        name = "gsplat" if gaussians.device.type == "cuda" else "torch"
+    if name not in ("torch", "gsplat"):
+        raise ValueError(f"engine {name!r}: expected 'auto', 'torch' or 'gsplat'")
+    if name == "gsplat" and gaussians.device.type != "cuda":
+        raise ValueError("engine 'gsplat' needs Gaussians on a CUDA device; use 'torch' elsewhere")
+    return gsplat_engine if name == "gsplat" else torch_engine
 
 
 def _facing_normals(gaussians: Gaussians, view: View) -> Tensor:

@@ -7,30 +7,15 @@ cumulative sums. Rows of the image are drawn in bands, so that the list stays bo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from chorus_core.gaussians import Gaussians
-from chorus_core.rendering.camera import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, Splats, View, project
+from chorus_core.rendering.camera import MIN_ALPHA, MIN_TRANSMITTANCE, Splats, View, project
+from chorus_core.rendering.compositing import Contributions, pair_alphas, transmittances
 
 _MAX_PAIRS = 12_000_000
-
-
-@dataclass
-class Contributions:
-    """Sparse compositing weights of a view: rows of the matrix that turns Gaussian values into pixel values.
-
-    Attributes:
-        pixels: flat index v * width + u, ascending [P].
-        gaussians: index of the Gaussian; front to back within a pixel [P].
-        weights: alpha times transmittance [P].
-    """
-
-    pixels: Tensor
-    gaussians: Tensor
-    weights: Tensor
 
 
 def contributions(gaussians: Gaussians, view: View) -> Contributions:
@@ -39,9 +24,10 @@ def contributions(gaussians: Gaussians, view: View) -> Contributions:
     k = view.intrinsics
     parts = [_composite(splats, gaussians.opacities, rows, k.width) for rows in _bands(splats, k.height)]
     return Contributions(
-        torch.cat([p.pixels for p in parts]),
-        torch.cat([p.gaussians for p in parts]),
-        torch.cat([p.weights for p in parts]),
+        torch.cat([pixels for pixels, _, _ in parts]),
+        torch.cat([owners for _, owners, _ in parts]),
+        torch.cat([weights for _, _, weights in parts]),
+        (k.height, k.width),
     )
 
 
@@ -83,8 +69,8 @@ def _bands(splats: Splats, height: int) -> Iterator[tuple[int, int]]:
     yield first, height
 
 
-def _composite(splats: Splats, opacities: Tensor, rows: tuple[int, int], width: int) -> Contributions:
-    """The contributions to a band of rows [first, last)."""
+def _composite(splats: Splats, opacities: Tensor, rows: tuple[int, int], width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels, Gaussians and weights of the contributions to a band of rows [first, last)."""
     low = torch.ceil(splats.centers - splats.radii).long()
     high = torch.floor(splats.centers + splats.radii).long()
     x0, x1 = low[:, 0].clamp(min=0), high[:, 0].clamp(max=width - 1)
@@ -97,11 +83,7 @@ def _composite(splats: Splats, opacities: Tensor, rows: tuple[int, int], width: 
     u = x0[owner] + nth % columns[owner]
     v = y0[owner] + torch.div(nth, columns[owner], rounding_mode="floor")
 
-    dx = u - splats.centers[owner, 0]
-    dy = v - splats.centers[owner, 1]
-    a, b, c = splats.conics[owner].unbind(1)
-    power = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
-    alpha = (opacities[owner] * torch.exp(-power)).clamp(max=MAX_ALPHA)
+    alpha = pair_alphas(u, v, splats.centers[owner], splats.conics[owner], opacities[owner])
     seen = alpha >= MIN_ALPHA
     owner, alpha, pixels = owner[seen], alpha[seen], (v * width + u)[seen]
 
@@ -110,10 +92,6 @@ def _composite(splats: Splats, opacities: Tensor, rows: tuple[int, int], width: 
     order = order[torch.argsort(pixels[order], stable=True)]
     owner, alpha, pixels = owner[order], alpha[order], pixels[order]
 
-    log_through = torch.log1p(-alpha.double())
-    before = log_through.cumsum(0) - log_through  # of all pairs before this one, those of earlier pixels too
-    _, pixel_rank, pixel_counts = torch.unique_consecutive(pixels, return_inverse=True, return_counts=True)
-    starts = pixel_counts.cumsum(0) - pixel_counts
-    transmittance = torch.exp(before - before[starts][pixel_rank]).to(alpha.dtype)
+    transmittance = transmittances(pixels, alpha)
     kept = transmittance * (1.0 - alpha) > MIN_TRANSMITTANCE  # of what is left behind it, as 3DGS and gsplat stop
-    return Contributions(pixels[kept], owner[kept], (alpha * transmittance)[kept])
+    return pixels[kept], owner[kept], (alpha * transmittance)[kept]

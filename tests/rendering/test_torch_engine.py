@@ -47,9 +47,9 @@ def composite_slowly(arrays: dict[str, np.ndarray], values: np.ndarray, view: Vi
         rotation = Rotation.from_quat(arrays["quats"][i], scalar_first=True).as_matrix()
         covariance = rotation @ np.diag(arrays["scales"][i].astype(np.float64) ** 2) @ rotation.T
         covariance = world_to_camera[:3, :3] @ covariance @ world_to_camera[:3, :3].T
-        # The slope is limited to 15 % of the image beyond its edge.
-        tx = np.clip(x / z, (-k.cx - 0.15 * k.width) / k.fx, (k.width - k.cx + 0.15 * k.width) / k.fx)
-        ty = np.clip(y / z, (-k.cy - 0.15 * k.height) / k.fy, (k.height - k.cy + 0.15 * k.height) / k.fy)
+        # The slope is limited to 15 % of the image beyond its edge, half a pixel outside the last pixel's centre.
+        tx = np.clip(x / z, (-0.5 - k.cx - 0.15 * k.width) / k.fx, (1.15 * k.width - 0.5 - k.cx) / k.fx)
+        ty = np.clip(y / z, (-0.5 - k.cy - 0.15 * k.height) / k.fy, (1.15 * k.height - 0.5 - k.cy) / k.fy)
         jacobian = np.array([[k.fx / z, 0, -k.fx * tx / z], [0, k.fy / z, -k.fy * ty / z]])
         image_covariance = jacobian @ covariance @ jacobian.T + 0.3 * np.eye(2)
         centre = np.array([k.fx * x / z + k.cx, k.fy * y / z + k.cy])

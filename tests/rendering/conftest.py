@@ -1,0 +1,8 @@
+"""Makes the twins of gsplat's kernels importable."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))  # for gsplat_twins, which pytest's importlib mode does not find
