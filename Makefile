@@ -53,7 +53,7 @@ $(STAMPS)/venv: scripts/check_host.sh
 	@test -z "$(MOVED)" && "$(PY)" -c "import pip" 2>/dev/null || "$(PYTHON)" -m venv --clear "$(VENV)"
 	@mkdir -p "$(STAMPS)" && echo "$(CURDIR)" > "$(STAMPS)/location" && touch "$@"
 
-$(STAMPS)/requirements: requirements.txt requirements-ros.txt requirements-dev.txt $(STAMPS)/venv
+$(STAMPS)/requirements: requirements.txt requirements-training.txt requirements-ros.txt requirements-dev.txt $(STAMPS)/venv
 	"$(PY)" -m pip install -r requirements-dev.txt
 	@touch "$@"
 

@@ -36,7 +36,7 @@ def drive(
     frames = []
     for i in range(count):
         t = i / rate
-        pose = _look((speed * t, 0.25 * np.sin(0.5 * t), 1.2), yaw=0.5 * np.sin(0.6 * t), pitch=-0.15)
+        pose = look((speed * t, 0.25 * np.sin(0.5 * t), 1.2), yaw=0.5 * np.sin(0.6 * t), pitch=-0.15)
         depth, color = _cast(camera, pose, boxes)
         noise = rng.standard_normal(depth.shape, dtype=np.float32) * 0.0012 * depth**2
         depth = np.round((depth + noise) * 1000.0) / 1000.0
@@ -92,7 +92,7 @@ def _obstacles() -> Tensor:
     return torch.tensor(boxes)
 
 
-def _look(position: tuple[float, float, float], yaw: float, pitch: float) -> np.ndarray:
+def look(position: tuple[float, float, float], yaw: float, pitch: float) -> np.ndarray:
     """world_from_camera of a camera at a position that looks along +x turned by yaw about +z, then raised by pitch."""
     forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
     right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
