@@ -10,10 +10,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from chorus_core.encoder.hierarchy import Level, Patches
 from chorus_core.encoder.sparse_conv import SubMConv3d
+
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN's, which plans anew for every number of patches: hundreds of milliseconds, and no two scenes are alike."""
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]`` for rows of a matrix; its gradient adds without the sort that plain indexing does on a GPU."""
+    return x.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
 class DropPath(nn.Module):
@@ -44,17 +53,18 @@ class PatchAttention(nn.Module):
     def forward(self, x: Tensor, patches: Patches) -> Tensor:
         """Features [N, C] of features [N, C]."""
         qkv = self.qkv(x)
-        parts = [self._attend(qkv[patches.full])] if patches.full.numel() else []
+        parts = [self._attend(_rows(qkv, patches.full))] if patches.full.numel() else []
         if patches.short.numel():
             mask = None if bool(patches.short_mask.all()) else patches.short_mask[:, None, None, :]
-            parts.append(self._attend(qkv[patches.short], mask))
-        return self.proj(torch.cat(parts)[patches.back])
+            parts.append(self._attend(_rows(qkv, patches.short), mask))
+        return self.proj(_rows(torch.cat(parts), patches.back))
 
     def _attend(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention of each patch on its own, laid end to end [P * K, C] of [P, K, 3C]."""
         patches, size, width = qkv.shape
         q, k, v = qkv.view(patches, size, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [P, heads, K, head]
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        with sdpa_kernel(_KERNELS):
+            out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.transpose(1, 2).reshape(patches * size, width // 3)
 
 
@@ -185,5 +195,5 @@ class PointTransformer(nn.Module):
             outputs.append(x)
         upcast = outputs.pop()
         for level in reversed(levels[1:]):
-            upcast = torch.cat((outputs.pop(), upcast[level.cell_of_finer]), dim=1)
+            upcast = torch.cat((outputs.pop(), _rows(upcast, level.cell_of_finer)), dim=1)
         return upcast

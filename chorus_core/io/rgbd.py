@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chorus_core.io.bag_topics import BagTopics
 from chorus_core.io.folders import open_numbered_folder, open_replica, open_scannet, open_seven_scenes
-from chorus_core.io.rosbag import BagTopics, RosbagSequence
 from chorus_core.io.sequence import RgbdSequence, SequenceError
 from chorus_core.io.tum import open_tum
 from chorus_core.io.upright import UprightSequence
@@ -41,12 +41,12 @@ def open_sequence(path: str | Path, topics: BagTopics | None = None, upright: bo
 
 def _open(path: Path, topics: BagTopics | None) -> RgbdSequence:
     if path.is_file() and path.suffix in _BAG_SUFFIXES:
-        return RosbagSequence(path, topics)
+        return _open_bag(path, topics)
     if not path.is_dir():
         what = "expected a folder, .mcap or .db3" if path.exists() else "no such file or folder"
         raise SequenceError(f"{path}: {what}")
     if (path / "metadata.yaml").is_file():
-        return RosbagSequence(path, topics)
+        return _open_bag(path, topics)
     if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
         return open_tum(path)
     if (path / "traj.txt").is_file() and (path / "results").is_dir():
@@ -59,8 +59,14 @@ def _open(path: Path, topics: BagTopics | None) -> RgbdSequence:
         return open_seven_scenes(path)
     bags = sorted(p for p in path.iterdir() if p.suffix in _BAG_SUFFIXES)
     if len(bags) == 1:
-        return RosbagSequence(bags[0], topics)
+        return _open_bag(bags[0], topics)
     raise SequenceError(
         f"{path}: unknown layout: expected metadata.yaml (rosbag2), rgb.txt and depth.txt (TUM), traj.txt and results/ "
         "(Replica), color/ with intrinsic/ (ScanNet) or intrinsics.json, or frame-*.color.png (7-Scenes)"
     )
+
+
+def _open_bag(path: Path, topics: BagTopics | None) -> RgbdSequence:
+    from chorus_core.io.rosbag import RosbagSequence  # rosbags is needed for bags alone
+
+    return RosbagSequence(path, topics)
