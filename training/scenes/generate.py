@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import multiprocessing
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from chorus_core.config import MapConfig
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.atomic import atomic_path
 from chorus_core.mapping import GaussianMap
 from training.scenes.assets import AssetLibrary, Split, Subset
 from training.scenes.camera import SensorModel, random_intrinsics, tour
@@ -27,6 +27,7 @@ from training.scenes.compose import compose
 from training.scenes.label import LabelView, vote_labels
 from training.scenes.render import Scene, render_view
 from training.scenes.scene_file import save_scene
+from training.scenes.views import save_views
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class GenerateConfig:
     voxel_size: tuple[float, float] = (0.02, 0.05)
     views: tuple[int, int] = (30, 60)
     max_gaussians: int = 80_000
+    keep_views: bool = False
 
 
 def scan(
@@ -100,6 +102,8 @@ def generate_scene(config: GenerateConfig, library: AssetLibrary, split: Split, 
         "labelled": round(float((labels >= 0).mean()), 4), "seconds": round(time.perf_counter() - began, 2),
     }  # fmt: skip
     path = config.out / f"{config.subset}_{config.seed:03d}_{index:05d}"
+    if config.keep_views:
+        save_views(path, frames, truth)
     save_scene(path, gaussians, labels, scene.instances, facts)
     return path
 
@@ -119,18 +123,26 @@ def _work(index: int) -> Path:
     return generate_scene(*_worker, index)
 
 
-def write_trained_categories(path: Path, library: AssetLibrary, split: Split) -> None:
-    """A JSON list of the categories training scenes contain, whatever subset is being made."""
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(sorted(split.trained_categories(library))) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def write_split(folder: Path, library: AssetLibrary, split: Split) -> None:
+    """What is held back, whatever subset is being made.
+
+    ``trained_categories.json`` lists the categories training scenes contain, ``held_back_objects.json`` the models that
+    they do not.
+    """
+    lists = {
+        "trained_categories": sorted(split.trained_categories(library)),
+        "held_back_objects": sorted(i for i, subset in split.subset_of.items() if subset != "train"),
+    }
+    for name, values in lists.items():
+        with atomic_path(folder / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
 def generate(config: GenerateConfig, scenes: int, workers: int) -> list[Path]:
     """Make ``scenes`` scenes in ``workers`` processes."""
     config.out.mkdir(parents=True, exist_ok=True)
     library = AssetLibrary(config.assets)
-    write_trained_categories(config.out / "trained_categories.json", library, Split.make(library, config.split_seed))
+    write_split(config.out, library, Split.make(library, config.split_seed))
     if workers <= 1:
         _start_worker(config)
         return [_work(k) for k in tqdm(range(scenes), desc="scenes")]
@@ -150,11 +162,18 @@ def main() -> None:
     parser.add_argument(
         "--voxel-size", type=float, nargs=2, default=GenerateConfig.voxel_size, help="finest and coarsest, metres"
     )
+    parser.add_argument("--max-gaussians", type=int, default=GenerateConfig.max_gaussians, help="crop of a scene")
+    parser.add_argument(
+        "--views", type=int, nargs=2, default=GenerateConfig.views, help="fewest and most frames of a tour"
+    )
+    parser.add_argument(
+        "--keep-views", action="store_true", help="write the frames and the labelled surface beside each scene"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes")
     arguments = parser.parse_args()
     config = GenerateConfig(
         arguments.assets, arguments.out, arguments.split, arguments.seed, arguments.split_seed,
-        tuple(arguments.voxel_size),
+        tuple(arguments.voxel_size), tuple(arguments.views), arguments.max_gaussians, arguments.keep_views,
     )  # fmt: skip
     generate(config, arguments.scenes, arguments.workers)
 
