@@ -58,9 +58,9 @@ def models(device: torch.device, only: str | None) -> Iterator[tuple[str, TimedE
         if (SHIPPED / "chorus_mini" / "config.json").is_file():
             yield "chorus_mini (shipped)", TimedEncoder.from_pretrained("chorus_mini", device)
         else:
-            from training.pretrain import MINI
+            from training.configs import RECIPES
 
-            yield "chorus_mini (random weights)", TimedEncoder(ChorusModel(MINI), device=device)
+            yield "chorus_mini (random weights)", TimedEncoder(ChorusModel(RECIPES["chorus_mini"].model), device=device)
     if only == "release" or (only is None and device.type == "cuda"):
         yield "release size (random weights)", TimedEncoder(ChorusModel(ModelConfig()), device=device)
 

@@ -32,17 +32,37 @@ def iou_table(table: np.ndarray) -> np.ndarray:
     return np.where(truth > 0, hits / np.maximum(union, 1), np.nan)
 
 
-def summarize(table: np.ndarray, labels: Sequence[str], only: Collection[str] | None = None) -> dict[str, float]:
+def accuracy_table(table: np.ndarray) -> np.ndarray:
+    """Share of each class's points that are found, NaN for classes absent from the truth [classes]."""
+    truth = table.sum(axis=1)
+    return np.where(truth > 0, np.diag(table[:, :-1]) / np.maximum(truth, 1), np.nan)
+
+
+def class_rows(table: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+    """IoU, accuracy and true points of each class that the truth has."""
+    iou, accuracy, truth = iou_table(table), accuracy_table(table), table.sum(axis=1)
+    return {
+        label: {"iou": float(iou[i]), "accuracy": float(accuracy[i]), "points": int(truth[i])}
+        for i, label in enumerate(labels)
+        if truth[i] > 0
+    }
+
+
+def summarize(
+    table: np.ndarray,
+    labels: Sequence[str],
+    only: Collection[str] | None = None,
+    structure: Collection[str] = STRUCTURE,
+) -> dict[str, float]:
     """mIoU and mean accuracy over classes present in the truth, with and without structure.
 
     Args:
         only: restrict the means to these labels.
+        structure: labels that the foreground means leave out.
     """
-    iou = iou_table(table)
-    truth = table.sum(axis=1)
-    accuracy = np.where(truth > 0, np.diag(table[:, :-1]) / np.maximum(truth, 1), np.nan)
+    iou, accuracy, truth = iou_table(table), accuracy_table(table), table.sum(axis=1)
     chosen = np.array([only is None or label in only for label in labels])
-    foreground = chosen & np.array([label not in STRUCTURE for label in labels])
+    foreground = chosen & np.array([label not in structure for label in labels])
 
     def mean(values: np.ndarray, mask: np.ndarray) -> float:
         kept = values[mask & ~np.isnan(values)]

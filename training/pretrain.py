@@ -1,279 +1,247 @@
-"""``python -m training.pretrain``: multi-teacher pretraining of a Chorus model on Gaussian scenes.
+"""``python -m training.pretrain``: multi-teacher pretraining of a Chorus model on prepared scenes.
 
-Scenes live on the training device and are augmented there; a folder that a generator is still filling is read again
-as training goes on. A stopped run goes on from its last state. Every teacher is a :class:`TeacherTarget`.
+One process, or several under ``torchrun --nproc-per-node N -m training.pretrain ...``. The same command goes on from
+the last state of a run that was stopped. Written to the output folder: ``state.pt`` to go on from, ``log.jsonl`` and
+TensorBoard events, ``config.json``, and ``model/``, the averaged weights as a model folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from chorus_core.encoder.checkpoint import read_model, write_model
-from chorus_core.encoder.model import ChorusModel, ModelConfig
 from chorus_core.io.atomic import atomic_path
-from training.augment import AugmentConfig, augment
-from training.language import COLORS, LanguageTargets
-from training.scene_store import Batch, SceneStore, collate
-from training.targets import LanguageTarget, TeacherTarget
+from chorus_core.semantics.text_encoder import load_text_encoder
+from training.configs import RECIPES, Recipe
+from training.distributed import World, join, leave
+from training.language import LanguageTargets
+from training.objectives import ClassTexts, TeacherObjective, class_texts, fit_phi_s
+from training.scene_store import SceneStore, class_names
+from training.trainer import Trainer, allow_tf32
 from training.validate import validate
 
 logger = logging.getLogger(__name__)
 
-MINI = ModelConfig(
-    enc_channels=(32, 64, 128, 192, 256),
-    enc_depths=(2, 2, 2, 2, 2),
-    enc_num_head=(2, 4, 8, 12, 16),
-    patch_size=512,
-    heads={"lang": 384},
-    head_ratio=1,
-)
-"""``chorus_mini``: the release's family at a twelfth of its size."""
+LANGUAGE_HEAD = "lang"
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Optimisation: the paper's choices where a run of minutes allows them."""
+class RunLog:
+    """Figures of a run: a line of JSON each, and TensorBoard where it is installed."""
 
-    batch_scenes: int = 8
-    learning_rate: float = 2e-3
-    block_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    drop_path: float = 0.1
-    clip: float = 1.0
-    ema: float = 0.999
-    seconds: float = 540.0
-    total_seconds: float = 540.0
-    validate_every: float = 60.0
-    seed: int = 0
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-
-class Trainer:
-    """Model, its running average, optimiser and what is needed to go on after a stop."""
-
-    def __init__(self, model: ChorusModel, config: PretrainConfig, device: torch.device) -> None:
-        self.config = config
-        self.device = device
-        self.model = model.to(device)
-        self.average = copy.deepcopy(self.model).eval()
-        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), weight_decay=config.weight_decay)
-        self.rng = torch.Generator(device=device).manual_seed(config.seed)
-        self.step = 0
-        self.elapsed = 0.0
-        self.log: list[dict[str, float]] = []
-
-    def train_step(self, batch: Batch, targets: Sequence[TeacherTarget]) -> dict[str, Tensor]:
-        """One update; returns the loss terms, still on the device."""
-        self._set_rate()
-        self.model.train()
-        permutations = [torch.randperm(4).tolist() for _ in self.model.config.enc_depths]
-        levels = self.model.hierarchy(batch.grid, batch.offset, permutations)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            upcast = self.model(batch.feat, levels)
-            terms = {}
-            for target in targets:
-                predicted = self.model.project(upcast, target.head, rows=1 << 30)
-                for name, value in target.loss(predicted, batch, self.rng).items():
-                    terms[f"{target.head}.{name}"] = value
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-            self._update_average()
-        self.step += 1
-        return {name: value.detach() for name, value in terms.items()} | {"grad_norm": norm}
-
-    def _set_rate(self) -> None:
-        """One cycle over the planned time: a linear warm-up, then a cosine down to a thousandth."""
-        progress = min(self.elapsed / self.config.total_seconds, 1.0)
-        if progress < self.config.warmup:
-            factor = 0.05 + 0.95 * progress / self.config.warmup
+    def __init__(self, folder: Path, step: int) -> None:
+        self._path = folder / "log.jsonl"
+        if self._path.is_file():  # what a killed run logged after its last state will be logged again
+            text = self._path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1].splitlines()  # a kill may have cut the last line short
+            lines = [line for line in whole if json.loads(line)["step"] <= step]
+            with atomic_path(self._path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.info("no TensorBoard here; figures go to %s only", self._path)
+            self._board = None
         else:
-            done = (progress - self.config.warmup) / (1 - self.config.warmup)
-            factor = 0.001 + 0.999 * 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            self._board = SummaryWriter(folder, purge_step=step + 1 if step else None)
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for mine, theirs in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - decay)
-
-    def state(self) -> dict[str, object]:
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": self.rng.get_state(),
-            "step": self.step,
-            "elapsed": self.elapsed,
-            "log": self.log,
-        }
-
-    def restore(self, state: dict[str, object]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.set_state(state["rng"].cpu())
-        self.step, self.elapsed, self.log = state["step"], state["elapsed"], state["log"]
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in figures.items()}}) + "\n")
+        if self._board is not None:
+            for name, value in figures.items():
+                self._board.add_scalar(name.replace(".", "/"), value, step)
+            self._board.flush()
 
 
-def _parameter_groups(model: ChorusModel, config: PretrainConfig) -> list[dict[str, object]]:
-    """Blocks at their own rate, as in the paper; no decay on norms and biases."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        groups.setdefault((".block" in name, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "peak": config.block_rate if in_block else config.learning_rate,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (in_block, decays), parameters in groups.items()
-    ]
-
-
-def draw_batch(store: SceneStore, config: PretrainConfig, rng: torch.Generator) -> Batch:
-    """Random scenes, each augmented."""
-    picks = torch.randint(0, len(store.scenes), (config.batch_scenes,), generator=rng, device=store.device).tolist()
-    parts = []
-    for scene in (store.scenes[i] for i in picks):
-        gaussians, instance, grid_size = augment(scene.gaussians, scene.instance, scene.voxel_size, config.augment, rng)
-        parts.append((scene, gaussians, instance, grid_size))
-    return collate(parts)
-
-
-def pretrain(trainer: Trainer, train: SceneStore, val: SceneStore, targets: Sequence[TeacherTarget], out: Path) -> None:
-    """Train for the configured seconds, validating, logging and saving on the way."""
-    config = trainer.config
-    began, base = time.perf_counter(), trainer.elapsed
-    next_validation = config.validate_every
-    recent: list[dict[str, Tensor]] = []
-    with tqdm(total=round(config.seconds), unit="s", desc="pretrain") as bar:
-        while (spent := time.perf_counter() - began) < config.seconds:
-            trainer.elapsed = base + spent
-            recent.append(trainer.train_step(draw_batch(train, config, trainer.rng), targets))
-            bar.update(round(spent) - bar.n)
-            if spent >= next_validation:
-                next_validation += config.validate_every
-                train.refresh()
-                val.refresh(limit=24)
-                _report(trainer, train, val, targets, recent, out)
-                recent = []
-    _report(trainer, train, val, targets, recent, out)
-
-
-def _report(
-    trainer: Trainer,
-    train: SceneStore,
-    val: SceneStore,
-    targets: Sequence[TeacherTarget],
-    recent: list[dict[str, Tensor]],
-    out: Path,
+def pretrain(
+    trainer: Trainer, train: SceneStore, val: SceneStore | None, texts: ClassTexts | None, out: Path, workers: int
 ) -> None:
-    entry: dict[str, float] = {"step": trainer.step, "seconds": round(trainer.elapsed, 1), "scenes": len(train.scenes)}
-    for name in recent[0] if recent else ():
-        entry[name] = float(torch.stack([r[name] for r in recent]).mean())
-    if val.scenes:
-        language = next(t for t in targets if isinstance(t, LanguageTarget))
-        entry |= validate(trainer.average, val, language)
-    trainer.log.append(entry)
-    logger.info("%s", {k: round(v, 4) for k, v in entry.items()})
+    """Run the steps still to come; log, validate and save on the way."""
+    config, world = trainer.config, trainer.world
+    log = RunLog(out, trainer.step) if world.main else None
+    recent: list[dict[str, Tensor]] = []
+    began = time.perf_counter()
+    bar = tqdm(total=config.steps, initial=trainer.step, desc="pretrain", disable=None if world.main else True)
+    for batch in trainer.batches(train, workers):
+        recent.append(trainer.train_step(batch))
+        bar.update()
+        step, last = trainer.step, trainer.progress.over(trainer.step)
+        if log is not None and (step % 50 == 0 or last):
+            seconds = time.perf_counter() - began
+            log.write(step, _means(recent) | {"scenes_per_second": len(recent) * config.batch_scenes / seconds})
+            recent, began = [], time.perf_counter()
+        if log is not None and val is not None and texts is not None and (step % config.validate_every == 0 or last):
+            figures = validate(trainer.average, val, texts, trainer.recipe.points, LANGUAGE_HEAD)
+            log.write(step, figures)
+            logger.info("step %d: %s", step, {k: round(v, 4) for k, v in figures.items()})
+            began = time.perf_counter()
+        if world.main and (step % config.save_every == 0 or last):
+            _save(trainer, out)
+        world.barrier() if last else None
+    bar.close()
+
+
+def _means(recent: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """Mean of each figure over the steps that have it (a staged teacher has none before it joins)."""
+    names = dict.fromkeys(name for figures in recent for name in figures)
+    return {name: float(torch.stack([f[name].float() for f in recent if name in f]).mean()) for name in names}
+
+
+def _save(trainer: Trainer, out: Path) -> None:
+    write_model(out / "model", trainer.average, describe(trainer))
+    # The state comes last: a run killed between the two does its last steps again and so writes the model anew.
     with atomic_path(out / "state.pt") as temporary:
         torch.save(trainer.state(), temporary)
-    with atomic_path(out / "log.json") as temporary:
-        Path(temporary).write_text(json.dumps(trainer.log, indent=1), encoding="utf-8")
-    description = {"name": "chorus_mini", "text": {"encoder": "minilm", "head": "lang"}, "steps": trainer.step}
-    write_model(out / "model", trainer.average, description)
 
 
-def _wait_for_scenes(store: SceneStore, count: int) -> None:
-    """Until a generator has written as many scenes as training begins with."""
-    if not store.folder.is_dir():
-        raise SystemExit(f"{store.folder}: no such folder; training.scenes.generate makes it")
-    store.refresh()
-    while len(store.scenes) < count:
-        logger.info("%d of %d scenes in %s, waiting for more", len(store.scenes), count, store.folder)
-        time.sleep(5)
-        store.refresh()
+def describe(trainer: Trainer) -> dict[str, Any]:
+    """What a model folder says of its making."""
+    config = trainer.config
+    return {
+        "name": trainer.recipe.name,
+        "input": "points" if trainer.recipe.points else "gaussians",
+        "teachers": {t.head: {"target": t.target, "phi_s": t.phi_s, "starts_at": t.starts_at} for t in config.teachers},
+        "text": {"encoder": config.text_encoder, "head": LANGUAGE_HEAD},
+        "steps": trainer.step,
+        "seed": config.seed,
+    }
+
+
+def build_trainer(
+    recipe: Recipe, train: SceneStore, texts: ClassTexts | None, bank: LanguageTargets | None, world: World
+) -> Trainer:
+    """A trainer with the objectives of the recipe's teachers."""
+    teachers = recipe.pretrain.teachers
+    standard = fit_phi_s(train, teachers, recipe.pretrain.seed)
+    objectives = [
+        TeacherObjective(t, standard[t.head].to(world.device) if t.head in standard else None, texts, bank)
+        for t in teachers
+    ]
+    return Trainer(recipe, objectives, world)
+
+
+def take_weights(trainer: Trainer, name_or_path: str) -> None:
+    """Start from the weights of another model, where it has parameters of the same name and shape."""
+    there = read_model(name_or_path)[0].state_dict()
+    own = trainer.model.state_dict()
+    taken = {name: value for name, value in there.items() if name in own and own[name].shape == value.shape}
+    if fresh := sorted(set(own) - set(taken)):
+        logger.info("%s lacks %d of %d parameters, such as %s", name_or_path, len(fresh), len(own), fresh[0])
+    for model in (trainer.model, trainer.average):
+        model.load_state_dict({**own, **taken})
+
+
+def embed_names(classes: Sequence[str], bank: LanguageTargets | None, encoder: str, device: torch.device) -> Tensor:
+    """Unit embeddings of class names [C, D], from a bank that holds them all, else by the text encoder."""
+    if bank is None:
+        return load_text_encoder(encoder, device).encode(list(classes)).to(device)
+    place = {name: i for names in (bank.categories, bank.names) for i, name in enumerate(names)}
+    if missing := [name for name in classes if name not in place]:
+        raise SystemExit(f"the language bank lacks {missing[0]!r} ({len(missing)} of {len(classes)} class names)")
+    return bank.name_embeddings()[[place[name] for name in classes]].to(device)
+
+
+def choose_recipe(a: argparse.Namespace) -> Recipe:
+    """The named recipe with the options given."""
+    recipe = RECIPES[a.recipe]
+    given = {
+        name: getattr(a, name)
+        for name in (
+            "steps",
+            "seconds",
+            "batch_scenes",
+            "learning_rate",
+            "block_rate",
+            "validate_every",
+            "save_every",
+            "seed",
+            "text_encoder",
+        )
+        if getattr(a, name) is not None
+    }
+    if a.seconds and a.steps is None:
+        given["steps"] = 1_000_000
+    if a.max_points is not None:
+        given["augment"] = replace(recipe.pretrain.augment, max_points=a.max_points)
+    recipe = replace(recipe, pretrain=replace(recipe.pretrain, **given))
+    if a.heads:
+        known = {t.head: t for t in recipe.pretrain.teachers}
+        if unknown := sorted(set(a.heads) - set(known)):
+            raise SystemExit(f"--heads {unknown[0]}: the recipe {a.recipe} has {sorted(known)}")
+        recipe = recipe.with_teachers(tuple(known[h] for h in a.heads))
+    if a.phrases:
+        changed = (replace(t, target="phrases") if t.head == LANGUAGE_HEAD else t for t in recipe.pretrain.teachers)
+        recipe = recipe.with_teachers(tuple(changed))
+    return recipe
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="prepared data set (training.prepare)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--recipe", default="chorus_mini", choices=sorted(RECIPES), help="architecture and schedule")
+    parser.add_argument("--heads", nargs="+", help="only these teachers of the recipe")
+    parser.add_argument("--bank", type=Path, help="language bank (training.language) of the class names")
+    parser.add_argument("--text-encoder", help="embeds class names where no bank is given (default minilm)")
+    parser.add_argument("--phrases", action="store_true", help="teach language by texts of the labels, not lifted")
+    parser.add_argument("--steps", type=int, help="updates of the whole schedule")
+    parser.add_argument("--seconds", type=float, help="train for so long instead, with the schedule by the clock")
+    parser.add_argument("--batch-scenes", type=int, help="scenes a step, over all processes")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--block-rate", type=float)
+    parser.add_argument("--max-points", type=int, help="Gaussians a scene is cropped to")
+    parser.add_argument("--validate-every", type=int, help="steps")
+    parser.add_argument("--save-every", type=int, help="steps")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--init", help="model to start from: a folder or the name of a shipped one")
+    parser.add_argument("--workers", type=int, default=4, help="processes that read scenes ahead")
+    parser.add_argument("--preload", action="store_true", help="keep all scenes on the device")
+    parser.add_argument("--target-share", type=float, default=1.0, help="share of lifted features to load (default 1)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=Path, required=True, help="folder of training scenes")
-    parser.add_argument("--val-scenes", type=Path, required=True, help="folder of validation scenes")
-    parser.add_argument("--bank", type=Path, required=True, help="language bank (training.language)")
-    parser.add_argument(
-        "--trained-categories", type=Path, required=True, help="JSON list of the categories of training"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for state, log and model")
-    parser.add_argument("--seconds", type=float, default=540.0, help="how long to train now")
-    parser.add_argument(
-        "--total-seconds",
-        type=float,
-        help="length of the whole schedule, where it takes several runs (default: --seconds)",
-    )
-    parser.add_argument("--init", help="model to go on from: a folder or the name of a shipped one")
-    parser.add_argument("--batch-scenes", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=PretrainConfig.learning_rate, help="blocks take half")
-    parser.add_argument("--max-points", type=int, default=AugmentConfig.max_points, help="crop of a scene, Gaussians")
-    parser.add_argument("--validate-every", type=float, default=60.0, help="seconds")
-    parser.add_argument("--wait-for", type=int, default=16, help="begin when as many scenes are there (default 16)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    a = parser.parse_args(arguments)
+    a = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    a.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device(a.device)
-    torch.manual_seed(a.seed)
-    torch.set_float32_matmul_precision("high")
+    world = join(a.device)
+    allow_tf32()
+    bank = LanguageTargets.load(a.bank, world.device) if a.bank else None
+    recipe = choose_recipe(a)
+    if bank is not None:
+        recipe = replace(recipe, pretrain=replace(recipe.pretrain, text_encoder=bank.encoder_name))
+    heads = [t.head for t in recipe.pretrain.teachers if t.target == "lifted"]
+    classes = class_names(a.data, [subset for subset in ("train", "val") if (a.data / subset).is_dir()])
+    train = SceneStore(a.data, "train", heads, classes, world.device, a.preload, a.target_share)
+    val = SceneStore(a.data, "val", (), classes, world.device, preload=True) if (a.data / "val").is_dir() else None
+    has_names = bool(classes) and LANGUAGE_HEAD in recipe.model.heads
+    encoder = recipe.pretrain.text_encoder
+    texts = class_texts(embed_names(classes, bank, encoder, world.device), train) if has_names else None
 
-    bank = LanguageTargets.load(a.bank, device)
-    trained_names = set(json.loads(a.trained_categories.read_text(encoding="utf-8")))
-    trained = torch.tensor([c in trained_names for c in bank.categories], device=device)
-    stores = [
-        SceneStore(folder, subset, device, bank.index, list(COLORS))
-        for folder, subset in ((a.scenes, "train"), (a.val_scenes, "val"))
-    ]
-    _wait_for_scenes(stores[0], a.wait_for)
-    stores[1].refresh(limit=24)
-
-    config = PretrainConfig(
-        seconds=a.seconds, total_seconds=a.total_seconds or a.seconds, batch_scenes=a.batch_scenes,
-        learning_rate=a.learning_rate, block_rate=a.learning_rate / 2, validate_every=a.validate_every, seed=a.seed,
-        augment=AugmentConfig(max_points=a.max_points),
-    )  # fmt: skip
-    targets = [LanguageTarget(bank, trained)]
-    model_config = ModelConfig(**{**MINI.to_dict(), "heads": {t.head: t.dim for t in targets}})
-    model = ChorusModel(model_config, config.drop_path)
+    trainer = build_trainer(recipe, train, texts, bank, world)
     if a.init:
-        model.load_state_dict(read_model(a.init)[0].state_dict())
-    trainer = Trainer(model, config, device)
+        take_weights(trainer, a.init)
+    a.out.mkdir(parents=True, exist_ok=True)
     if (a.out / "state.pt").is_file():
-        trainer.restore(torch.load(a.out / "state.pt", map_location=device, weights_only=True))
-        if trainer.elapsed >= config.total_seconds:
-            raise SystemExit(
-                f"{a.out}: its schedule of {config.total_seconds:g} s is over after {trainer.elapsed:.0f} s; "
-                "give a longer --total-seconds to go on, or another --out"
-            )
-        logger.info("going on from step %d", trainer.step)
-    (a.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
-    pretrain(trainer, stores[0], stores[1], targets, a.out)
+        trainer.restore(torch.load(a.out / "state.pt", map_location=world.device, weights_only=True))
+        logger.info("going on from step %d of %d", trainer.step, recipe.pretrain.steps)
+    if world.main:
+        (a.out / "config.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+    pretrain(trainer, train, val, texts, a.out, a.workers)
+    leave(world)
 
 
 if __name__ == "__main__":

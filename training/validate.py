@@ -1,4 +1,4 @@
-"""Label accuracy on scenes of the validation or test subset, seen and unseen things apart."""
+"""Label accuracy of a model on prepared scenes while it trains; ``training.evaluate`` measures it in full."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import torch
 
 from chorus_core.encoder.model import ChorusModel
 from training.metrics import confusion, summarize
-from training.scene_store import SceneStore, collate
-from training.targets import LanguageTarget
+from training.objectives import ClassTexts
+from training.scene_store import SceneStore, whole_scene
 
 
 @torch.inference_mode()
-def validate(model: ChorusModel, store: SceneStore, language: LanguageTarget) -> dict[str, float]:
-    """Zero-shot labels by the nearest name among all trained categories: mIoU and foreground mIoU."""
-    candidates = language.trained.nonzero().squeeze(1)
-    names = language.bank.name_embeddings()[candidates]
-    place = torch.full((len(language.bank.categories),), -1, device=store.device)
-    place[candidates] = torch.arange(candidates.numel(), device=store.device)
-    labels = [language.bank.names[i] for i in candidates.tolist()]
-    table = np.zeros((len(labels), len(labels) + 1), dtype=np.int64)
-    for scene in store.scenes:
-        batch = collate([(scene, scene.gaussians, scene.instance, scene.voxel_size)])
-        with torch.autocast(store.device.type, dtype=torch.bfloat16, enabled=store.device.type == "cuda"):
-            levels = model.hierarchy(batch.grid, batch.offset)
-            features = model.project(model(batch.feat, levels), language.head).float()
-        predicted = (features @ names.T).argmax(dim=1)
-        category = batch.category[batch.instance.clamp(min=0)]
-        truth = torch.where(batch.instance >= 0, place[category], -1)
-        table += confusion(truth.cpu().numpy(), predicted.cpu().numpy(), len(labels))
-    return {f"val.{k}": v for k, v in summarize(table, labels).items()}
+def validate(model: ChorusModel, store: SceneStore, texts: ClassTexts, points: bool, head: str) -> dict[str, float]:
+    """Zero-shot labels by the nearest name among the trained classes; means over classes present.
+
+    Args:
+        head: whose space the texts share.
+    """
+    names = [name for name, kept in zip(store.classes, texts.trained.tolist(), strict=True) if kept]
+    embeddings = texts.embeddings[texts.trained]
+    place = torch.where(texts.trained, texts.trained.cumsum(0) - 1, -1)
+    device = store.device
+    table = np.zeros((len(names), len(names) + 1), dtype=np.int64)
+    for index in range(len(store)):
+        batch = whole_scene(store.scene(index), model.config.grid_size, points)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            features = model.project(model(batch.feat, model.hierarchy(batch.grid, batch.offset)), head)
+        predicted = (features.float() @ embeddings.T).argmax(dim=1)
+        truth = torch.where(batch.segment >= 0, place[batch.segment.clamp(min=0)], -1)
+        table += confusion(truth.cpu().numpy(), predicted.cpu().numpy(), len(names))
+    return {f"val.{name}": value for name, value in summarize(table, names).items()}

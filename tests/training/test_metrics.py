@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.metrics import confusion, iou_table, summarize
+from training.metrics import class_rows, confusion, iou_table, summarize
 
 LABELS = ("wall", "chair", "table", "lamp")
 
@@ -64,3 +64,21 @@ def test_nothing_labelled_has_no_mean() -> None:
     summary = summarize(confusion(np.array([-1]), np.array([2]), 4), LABELS)
     assert all(math.isnan(summary[name]) for name in ("miou", "f_miou", "macc", "f_macc"))
     assert summary["classes"] == 0
+
+
+@given(pairs)
+def test_rows_of_classes_are_those_of_the_tables(labelled: list[tuple[int, int]]) -> None:
+    truth, predicted = (np.array(column) for column in zip(*labelled, strict=True))
+    table = confusion(truth, predicted, 4)
+    rows = class_rows(table, LABELS)
+    assert set(rows) == {LABELS[c] for c in range(4) if (truth == c).any()}
+    for c, label in enumerate(LABELS):
+        if label in rows:
+            hits, points = int(((truth == c) & (predicted == c)).sum()), int((truth == c).sum())
+            assert rows[label] == {"iou": iou_table(table)[c], "accuracy": hits / points, "points": points}
+
+
+def test_foreground_is_a_choice() -> None:
+    table = confusion(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]), 4)
+    assert summarize(table, LABELS)["f_miou"] == 0.5
+    assert summarize(table, LABELS, structure=("table",))["f_macc"] == 0.75

@@ -1,0 +1,123 @@
+"""What a teacher wants of each voxel: its share of the loss (arXiv 2512.17817, objectives)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chorus_core.distillation.losses import bank_contrast, feature_loss, split_contrast
+from training.configs import SCHEDULES, TeacherConfig
+from training.language import COLORS, LanguageTargets
+from training.phi_s import PhiS
+from training.scene_store import Batch, SceneStore
+
+
+@dataclass(frozen=True)
+class ClassTexts:
+    """Unit embeddings of the classes' names [C, D], and which of them training scenes may hold, bool [C]."""
+
+    embeddings: Tensor
+    trained: Tensor
+
+
+@dataclass
+class TeacherObjective:
+    """One teacher's part of the objective.
+
+    Attributes:
+        config: its weights and schedule.
+        phi_s: standardisation of its targets, if any.
+        texts: of the classes, where names are contrasted.
+        bank: phrases, where these are the targets.
+    """
+
+    config: TeacherConfig
+    phi_s: PhiS | None = None
+    texts: ClassTexts | None = None
+    bank: LanguageTargets | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.target == "phrases" and self.bank is None:
+            raise ValueError(f"teacher {self.config.head!r} learns phrases: give it a language bank (--bank)")
+        if self.config.text_weight > 0 and self.texts is None:
+            raise ValueError(f"teacher {self.config.head!r} contrasts class names: the scenes declare none")
+
+    def active(self, progress: float) -> bool:
+        """Whether it has joined at that share of the steps."""
+        return progress >= self.config.starts_at
+
+    def loss(self, predicted: Tensor, batch: Batch, rng: torch.Generator, progress: float) -> dict[str, Tensor]:
+        """Weighted loss terms of predictions [V, D] at that share of the steps.
+
+        Args:
+            rng: of the predictions' device.
+        """
+        target, valid = self._target(batch, rng)
+        weights = class_balance(batch.segment, self.config.class_power) * valid
+        terms = {"feature": self.config.weight * feature_loss(predicted, target, weights)}
+        if self.config.contrast != "none" and progress >= SCHEDULES[self.config.schedule]:
+            groups = batch.segment if self.config.contrast == "segment" else batch.instance
+            terms["contrast"] = self.config.contrast_weight * split_contrast(predicted, groups, rng)
+        if self.config.text_weight > 0:
+            terms["text"] = self.config.text_weight * self._text_contrast(predicted, batch.segment)
+        return terms
+
+    def _target(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Features [V, D] and where they count, bool [V]."""
+        if self.config.target == "phrases":
+            return self._phrases(batch, rng)
+        target = batch.targets[self.config.head]
+        return (target if self.phi_s is None else self.phi_s.forward(target)), batch.valid[self.config.head]
+
+    def _phrases(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A phrase of its own for every instance at every step, so that predictions settle on what phrases share."""
+        words, device = list(COLORS), batch.segment.device
+        category = torch.tensor([self.bank.index(c) for c in batch.category], device=device)
+        color = torch.tensor([words.index(c) if c in words else -1 for c in batch.color], device=device)
+        phrases = self.bank.sample(category, color, rng=rng)
+        return phrases[batch.instance.clamp(min=0)], batch.instance >= 0
+
+    def _text_contrast(self, predicted: Tensor, segment: Tensor) -> Tensor:
+        candidates = self.texts.trained
+        place = torch.where(candidates, candidates.cumsum(0) - 1, -1)
+        groups = torch.where(segment >= 0, place[segment.clamp(min=0)], -1)
+        weights = class_balance(segment, self.config.class_power)
+        return bank_contrast(predicted, self.texts.embeddings[candidates], groups, weights)
+
+
+def class_balance(segment: Tensor, power: float) -> Tensor:
+    """Weight of each voxel, of mean 1: a class of n voxels counts as n ** power; no class (-1) counts as one [V]."""
+    if power == 1.0:
+        return torch.ones(segment.shape, device=segment.device)
+    counts = torch.bincount(segment + 1)
+    weights = counts.clamp(min=1).float()[segment + 1] ** (power - 1.0)
+    return weights / weights.mean()
+
+
+def fit_phi_s(store: SceneStore, teachers: Sequence[TeacherConfig], seed: int, scenes: int = 64) -> dict[str, PhiS]:
+    """The standardisation of each teacher that wants one, from rows of a seeded choice of scenes."""
+    wanted = [t.head for t in teachers if t.phi_s]
+    if not wanted:
+        return {}
+    rng = np.random.default_rng([seed, 7])
+    rows: dict[str, list[Tensor]] = {head: [] for head in wanted}
+    for index in rng.permutation(len(store))[:scenes].tolist():
+        scene = store.scene(index)
+        for head in wanted:
+            table = scene.features[head].table
+            picks = torch.from_numpy(rng.integers(0, max(1, len(table)), min(2000, len(table))))
+            rows[head].append(table[picks.to(table.device)].float())
+    return {head: PhiS.fit(torch.cat(parts)) for head, parts in rows.items()}
+
+
+def class_texts(names: Tensor, store: SceneStore) -> ClassTexts:
+    """Embedded class names [C, D], with the classes that the store's scenes really hold marked as trained."""
+    held = torch.zeros(len(store.classes), dtype=torch.bool)
+    for index in range(len(store)):
+        segment = store.scene(index).segment
+        held[torch.unique(segment[segment >= 0]).cpu()] = True
+    return ClassTexts(names, held.to(names.device))
