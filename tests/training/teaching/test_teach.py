@@ -1,0 +1,91 @@
+"""Training of the embedded teacher: it learns, repeats itself, and leaves a teacher that loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from plane import CATEGORIES, write_room
+from small_bank import DIM
+
+from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, load_embedded
+from training import teach
+from training.language import LanguageTargets
+from training.teach import TeachConfig, TeacherTrainer, validate
+from training.teaching.view_store import ViewStore
+
+SMALL = EmbeddedConfig(
+    {"lang": DIM, "gen": 8, "obj": 8}, stem=8, widths=(8, 12, 16, 16), depths=(1, 1, 1, 1), pyramid=16, hidden=16,
+    height=120,
+)  # fmt: skip
+
+
+@pytest.fixture
+def trained(bank: LanguageTargets) -> torch.Tensor:
+    return torch.tensor([c in CATEGORIES for c in bank.categories])
+
+
+def make(bank: LanguageTargets, trained: torch.Tensor, steps: int, seed: int = 0) -> TeacherTrainer:
+    torch.manual_seed(seed)
+    config = TeachConfig(steps=steps, pairs=2, learning_rate=1e-2, ema=0.8, seed=seed)
+    return TeacherTrainer(EmbeddedNet(SMALL), config, bank, trained, torch.device("cpu"))
+
+
+@pytest.fixture
+def colourless(store: ViewStore) -> ViewStore:
+    """The small bank has no phrases with colours."""
+    for scene in store.scenes:
+        scene.color_word = ("",) * 4
+    return store
+
+
+def test_it_learns(colourless: ViewStore, bank: LanguageTargets, trained: torch.Tensor) -> None:
+    trainer = make(bank, trained, 40)
+    before = validate(trainer.average, colourless, bank, trained)
+    figures = [trainer.train_step(colourless) for _ in range(40)]
+    assert set(figures[0]) == {"lang.feature", "lang.text", "gen", "obj"}
+    for name in figures[0]:
+        first, last = (float(torch.stack([f[name] for f in part]).mean()) for part in (figures[:4], figures[-4:]))
+        assert last < 0.9 * first, name
+    after = validate(trainer.average, colourless, bank, trained)
+    assert after["val.f_miou"] > max(0.4, before["val.f_miou"])
+    assert after["val.classes"] == 4
+
+
+def test_a_seed_repeats_a_step(colourless: ViewStore, bank: LanguageTargets, trained: torch.Tensor) -> None:
+    first, same, other = (make(bank, trained, 20, seed) for seed in (1, 1, 2))
+    losses = [[t.train_step(colourless) for _ in range(2)] for t in (first, same, other)]
+    for mine, again in zip(losses[0], losses[1], strict=True):
+        assert all(torch.equal(mine[name], again[name]) for name in mine)
+    assert all(torch.equal(a, b) for a, b in zip(first.net.parameters(), same.net.parameters(), strict=True))
+    assert float(losses[0][0]["lang.feature"]) != float(losses[2][0]["lang.feature"])
+    for mine, theirs in zip(first.average.buffers(), first.net.buffers(), strict=True):
+        assert torch.equal(mine, theirs), "running statistics are the network's"
+
+
+def test_the_command_writes_a_teacher(bank: LanguageTargets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train_0", "val_0"):
+        stem = write_room(tmp_path / "rooms", name)
+        tree = json.loads(stem.with_suffix(".json").read_text())
+        for thing in tree["instances"]:
+            thing["color"] = ""
+        stem.with_suffix(".json").write_text(json.dumps(tree))
+    bank.save(tmp_path / "bank.npz")
+    (tmp_path / "trained.json").write_text(json.dumps(CATEGORIES))
+    monkeypatch.setattr(teach, "EmbeddedConfig", lambda: SMALL)
+    arguments = [
+        "--scenes", tmp_path / "rooms", "--val-scenes", tmp_path / "rooms", "--bank", tmp_path / "bank.npz",
+        "--trained-categories", tmp_path / "trained.json", "--out", tmp_path / "little", "--steps", 2, "--pairs", 1,
+        "--report-every", 1, "--device", "cpu",
+    ]  # fmt: skip
+    teach.main([str(a) for a in arguments])
+    log = json.loads((tmp_path / "little" / "log.json").read_text())
+    assert [entry["step"] for entry in log] == [1, 2]
+    assert all("val.f_miou" in entry and entry["rooms"] == 1 for entry in log)
+    teacher = load_embedded(tmp_path / "little")
+    assert teacher.name.startswith("little-")
+    assert teacher.maps(torch.zeros(1, 120, 160, 3, dtype=torch.uint8))["obj"].shape == (1, 30, 40, 8)
+    with pytest.raises(SystemExit, match="no training rooms with views"):
+        teach.main([str(a) for a in [*arguments, "--scenes", tmp_path / "none"]])

@@ -1,0 +1,187 @@
+"""``python -m training.teach``: train the embedded 2D teacher on rendered views of training rooms.
+
+Views come from ``training.scenes.generate --keep-views``. With ``--follow`` training begins while the generator is
+still at work and takes up new rooms as they appear; such a run is not repeatable bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import tqdm
+
+from chorus_core.io.atomic import atomic_path
+from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, prepare_images, write_embedded
+from training.language import LanguageTargets
+from training.metrics import confusion, summarize
+from training.progress import Progress
+from training.teaching.objectives import generalist_loss, language_loss, object_loss
+from training.teaching.view_store import ViewBatch, ViewStore, draw_pairs, plain_views
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TeachConfig:
+    """Optimisation of the embedded teacher."""
+
+    steps: int = 6000
+    seconds: float = 0.0
+    pairs: int = 24
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    ema: float = 0.998
+    generalist: float = 0.3
+    object_aware: float = 0.5
+    seed: int = 0
+
+
+class TeacherTrainer:
+    """The network, its running average, optimiser and schedule."""
+
+    def __init__(
+        self, net: EmbeddedNet, config: TeachConfig, bank: LanguageTargets, trained: Tensor, device: torch.device
+    ) -> None:
+        self.config, self.bank, self.trained, self.device = config, bank, trained, device
+        self.progress = Progress(config.steps, config.seconds)
+        self.net = net.to(device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
+        rate, decay = config.learning_rate, config.weight_decay
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=rate, weight_decay=decay, fused=device.type == "cuda"
+        )
+        self.schedule = OneCycleLR(
+            self.optimizer, config.learning_rate, total_steps=self.progress.points, cycle_momentum=False,
+            pct_start=0.05 * (1 + 1e-9),  # OneCycleLR divides by zero where the rise takes exactly one step
+        )  # fmt: skip
+        self.step = 0
+
+    def train_step(self, store: ViewStore) -> dict[str, Tensor]:
+        """One update; returns the loss terms, still on the device."""
+        host = np.random.default_rng([self.config.seed, self.step])
+        batch = draw_pairs(store, self.config.pairs, (self.config.seed, self.step, 1), int(host.integers(2**62)))
+        rng = torch.Generator(self.device).manual_seed(int(host.integers(2**62)))
+        self.net.train()
+        terms = self._losses(batch, rng)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimizer.step()
+        self._update_average()
+        self.step += 1
+        self.progress.advance(self.schedule, self.step)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _losses(self, batch: ViewBatch, rng: torch.Generator) -> dict[str, Tensor]:
+        images = prepare_images(batch.images, self.net.config.height).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            features = self.net(images)
+        return {
+            **language_loss(features["lang"], batch, self.bank, self.trained, rng),
+            "gen": self.config.generalist * generalist_loss(features["gen"], batch.points, rng),
+            "obj": self.config.object_aware * object_loss(features["obj"], batch.instance),
+        }
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1 - decay)
+        for mine, theirs in zip(self.average.buffers(), self.net.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+@torch.inference_mode()
+def validate(net: EmbeddedNet, store: ViewStore, bank: LanguageTargets, trained: Tensor) -> dict[str, float]:
+    """Labels of single cells by the nearest trained name, over all views of the store's scenes."""
+    names = [name for name, kept in zip(bank.names, trained.tolist(), strict=True) if kept]
+    embeddings = bank.name_embeddings()[trained]
+    place = torch.where(trained, trained.cumsum(0) - 1, -1)
+    table = np.zeros((len(names), len(names) + 1), dtype=np.int64)
+    for scene in store.scenes:
+        batch = plain_views(scene)
+        category = torch.tensor([bank.index(c) for c in batch.category], device=store.device)
+        truth = torch.where(batch.instance >= 0, place[category[batch.instance.clamp(min=0)]], -1)
+        with torch.autocast(store.device.type, dtype=torch.bfloat16, enabled=store.device.type == "cuda"):
+            features = [net(prepare_images(part, net.config.height))["lang"] for part in batch.images.split(16)]
+        predicted = torch.cat([(f.float() @ embeddings.T).argmax(dim=-1) for f in features])
+        table += confusion(truth.flatten().cpu().numpy(), predicted.flatten().cpu().numpy(), len(names))
+    return {f"val.{name}": value for name, value in summarize(table, names).items()}
+
+
+def _wait(store: ViewStore, count: int) -> None:
+    while store.refresh() < count:
+        logger.info("%d of %d rooms with views in %s, waiting for more", len(store.scenes), count, store.folder)
+        time.sleep(3)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.teach", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenes", type=Path, required=True, help="folder of training rooms with views")
+    parser.add_argument("--val-scenes", type=Path, help="folder of validation rooms with views")
+    parser.add_argument("--bank", type=Path, required=True, help="language bank (training.language)")
+    parser.add_argument("--trained-categories", type=Path, required=True, help="JSON list of training's categories")
+    parser.add_argument("--out", type=Path, required=True, help="teacher folder to write")
+    parser.add_argument("--steps", type=int, help=f"updates (default {TeachConfig.steps})")
+    parser.add_argument("--seconds", type=float, default=0.0, help="train for so long, with the schedule by the clock")
+    parser.add_argument("--pairs", type=int, default=TeachConfig.pairs, help="pairs of views a step")
+    parser.add_argument("--follow", type=int, default=0, help="begin with so many rooms and take up new ones")
+    parser.add_argument("--report-every", type=int, default=250, help="steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    a = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    device = torch.device(a.device)
+    torch.manual_seed(a.seed)
+    torch.set_float32_matmul_precision("high")
+    bank = LanguageTargets.load(a.bank, device)
+    names = set(json.loads(a.trained_categories.read_text(encoding="utf-8")))
+    trained = torch.tensor([c in names for c in bank.categories], device=device)
+
+    store = ViewStore(a.scenes, "train", device)
+    _wait(store, a.follow) if a.follow else store.refresh(wait=True)
+    val = ViewStore(a.val_scenes, "val", device) if a.val_scenes else None
+    if not store.scenes:
+        raise SystemExit(f"{a.scenes}: no training rooms with views; training.scenes.generate --keep-views makes them")
+    steps = a.steps or (1_000_000 if a.seconds else TeachConfig.steps)
+    config = TeachConfig(steps=steps, seconds=a.seconds, pairs=a.pairs, seed=a.seed)
+    trainer = TeacherTrainer(EmbeddedNet(EmbeddedConfig()), config, bank, trained, device)
+    log: list[dict[str, float]] = []
+    recent: list[dict[str, Tensor]] = []
+    began = time.perf_counter()
+    for step in tqdm(range(1, config.steps + 1), desc="teach", disable=None):
+        recent.append(trainer.train_step(store))
+        last = trainer.progress.over(step)
+        if step % 50 == 0 and a.follow:
+            store.refresh()
+        if step % a.report_every == 0 or last:
+            entry = {"step": step, "seconds": round(time.perf_counter() - began, 1), "rooms": len(store.scenes)}
+            entry |= {name: float(torch.stack([r[name] for r in recent]).mean()) for name in recent[0]}
+            if val is not None and val.refresh(wait=True):
+                entry |= validate(trainer.average, val, bank, trained)
+            log.append(entry)
+            recent = []
+            logger.info("%s", {k: round(v, 4) for k, v in entry.items()})
+            description = {"name": a.out.name, "steps": step, "seed": a.seed, "training": asdict(config), "log": log}
+            write_embedded(a.out, trainer.average, description)
+        if last:
+            break
+    with atomic_path(a.out / "log.json") as temporary:
+        temporary.write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
