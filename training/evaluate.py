@@ -1,7 +1,8 @@
-"""``python -m training.evaluate``: what a model is worth, on a labelled recording, on test scenes, on any recording.
+"""``python -m training.evaluate``: what a model is worth.
 
-``house`` maps a recording that has a labelled surface and reports label accuracy, "is it there?" and renders;
-``scenes`` reports label accuracy on generated test scenes; ``sequence`` reports what needs no ground truth.
+On prepared scenes: ``zero-shot`` and ``instances`` ask with texts, ``probe`` trains on labels; ``agreement`` compares
+two labellings. ``house`` maps a recording that has a labelled surface and reports label accuracy, "is it there?" and
+renders; ``scenes`` reports label accuracy on generated test scenes; ``sequence`` reports what needs no ground truth.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from chorus_core.io.rgbd import open_sequence
 from chorus_core.pipeline import Pipeline
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary
+from training.evaluation import commands as prepared_commands
 from training.evaluation.encoded import SceneAccuracy, Unseen, encode_scenes, predict
 from training.evaluation.figures import draw_recording
 from training.evaluation.label_accuracy import label_accuracy
@@ -30,6 +32,7 @@ from training.evaluation.presence import Answer, ask, object_gap
 from training.evaluation.recording import hold_out, map_recording, render_quality
 from training.evaluation.surface import LabelledSurface
 from training.language import LanguageTargets, absent_words
+from training.probes import command as probe_command
 from training.scenes.assets import AssetLibrary, Split
 
 logger = logging.getLogger(__name__)
@@ -174,6 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--assets", type=Path, required=True, help="asset folder, for what is held back")
     scenes.add_argument("--split-seed", type=int, default=0)
     scenes.set_defaults(run=evaluate_scenes)
+    prepared_commands.add_commands(commands)
+    probe_command.add_command(commands)
     return parser
 
 
@@ -182,8 +187,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
     report = options.run(options)
-    write_report(options.out / f"{options.command}.json", report)
-    print(json.dumps(report, indent=1))
+    path = options.out / f"{getattr(options, 'name', None) or options.command}.json"
+    write_report(path, report)
+    if show := getattr(options, "show", None):
+        show(report)
+        print(path)
+    else:
+        print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

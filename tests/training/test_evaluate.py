@@ -9,19 +9,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chorus_core.encoder import ChorusModel, ModelConfig, write_model
 from chorus_core.frames import CameraIntrinsics, RgbdFrame
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.scene_folder import SceneFolderError
 from chorus_core.rendering import View, render
 from chorus_core.semantics.connectivity import connected_groups
 from chorus_core.semantics.labelled_map import LabelledMap
+from chorus_core.semantics.text_encoder import MiniLMEncoder
 from chorus_core.semantics.vocabulary import Vocabulary
+from training.datasets.base import LabelledPoints
 from training.evaluate import main, presence_report
 from training.evaluation.encoded import EncodedScene, SceneAccuracy, Unseen
 from training.evaluation.figures import draw_recording
 from training.evaluation.label_accuracy import label_accuracy
+from training.evaluation.points import save_points
 from training.evaluation.presence import Answer, object_score
 from training.evaluation.recording import hold_out, psnr, render_quality
 from training.evaluation.surface import LabelledSurface, SurfaceError, carry_labels
+from training.evaluation.zero_shot import PROMPT
+from training.prepared import LiftedFeatures, PreparedScene, SceneInfo, save_prepared
 
 
 @settings(deadline=None, max_examples=60)
@@ -213,3 +220,96 @@ def test_pictures(tmp_path: Path) -> None:
 def test_unknown_recording(tmp_path: Path) -> None:
     with pytest.raises(SurfaceError, match="ground_truth"):
         main(["house", "--model", str(tmp_path), "--sequence", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of two rooms to learn from and one to judge by, whose lifted features are the texts of their classes;
+    beside it a tiny model with random weights."""
+    root = tmp_path_factory.mktemp("prepared")
+    names = ("floor", "red box", "blue ball")
+    texts = MiniLMEncoder().encode([PROMPT.replace("{label}", name) for name in names])
+    for place in ("train/a", "train/b", "val/c"):
+        rng = torch.Generator().manual_seed(ord(place[-1]))
+        segment = torch.arange(240) % 3
+        means = torch.rand(240, 3, generator=rng) * 0.5 + segment[:, None] * torch.tensor((1.0, 0, 0))
+        gaussians = Gaussians(
+            means, torch.tensor((1.0, 0, 0, 0)).repeat(240, 1), torch.full((240, 3), 0.03), torch.full((240,), 0.9),
+            torch.eye(3)[segment],
+        )  # fmt: skip
+        normals = torch.tensor((0.0, 0, 1)).repeat(240, 1)
+        lifted = {"lang": LiftedFeatures(texts.half(), segment)}
+        info = SceneInfo(place[-1], 0.1, names)
+        save_prepared(root / place, PreparedScene(info, gaussians, normals, segment, segment, lifted))
+    labelled_points = LabelledPoints(means.numpy() + 0.001, segment.numpy(), segment.numpy(), names)
+    save_points(root / "val" / "c", labelled_points)
+    torch.manual_seed(0)
+    config = ModelConfig(
+        enc_channels=(16, 24), enc_depths=(1, 1), enc_num_head=(2, 2), patch_size=64, heads={"lang": 384}, head_ratio=1,
+        grid_size=0.1,
+    )  # fmt: skip
+    write_model(root / "model", ChorusModel(config), {"name": "tiny"})
+    return root
+
+
+def run_command(prepared: Path, out: Path, *arguments: str) -> dict:
+    main(
+        [*arguments, "--model", str(prepared / "model"), "--data", str(prepared), "--device", "cpu", "--out", str(out)]
+    )
+    (report,) = out.glob("*.json")
+    return json.loads(report.read_text(encoding="utf-8"))
+
+
+def test_zero_shot_command(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = run_command(prepared, tmp_path, "zero-shot", "--lifted", "--upstream-vote")
+    printed = capsys.readouterr().out
+    assert report["gaussians"]["all"]["miou"] == report["points"]["all"]["miou"] == 1.0
+    assert report["points_upstream_vote"]["all"]["miou"] == 1.0 and report["features"] == "lifted from 2D"
+    assert "upstream vote" in printed and "f-mIoU" in printed and str(tmp_path / "zero-shot.json") in printed
+    groups = tmp_path / "groups.yaml"
+    groups.write_text("things: [red box]", encoding="utf-8")
+    classes = tmp_path / "classes.txt"
+    classes.write_text("red box\nfloor\nchair\n", encoding="utf-8")
+    report = run_command(
+        prepared, tmp_path, "zero-shot", "--groups", str(groups), "--classes", str(classes), "--prompt", "a {label}",
+        "--smoothing", "1",
+    )  # fmt: skip
+    assert report["features"] == "3D encoder" and report["model"] == "tiny" and report["prompt"] == ["a {label}"]
+    assert report["gaussians"]["all"]["classes"] == 2 and report["gaussians"]["things"]["classes"] == 1
+    assert 0 <= report["points"]["all"]["miou"] <= 1 and "points_upstream_vote" not in report
+
+
+def test_instances_command(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = run_command(prepared, tmp_path, "instances", "--lifted", "--min-points", "20", "--gap", "0.3")
+    assert report["gaussians"]["all"] == report["points"]["all"] == {"map": 1, "map50": 1, "map25": 1, "classes": 2}
+    assert "mAP25" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["linear", "decoder"])
+def test_probe_command(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    report = run_command(
+        prepared, tmp_path, "probe", "--kind", kind, "--steps", "2", "--batch-scenes", "1",
+        "--scene-fraction", "0.5", "--points-per-scene", "20", "--name", "mine",
+    )  # fmt: skip
+    assert len(report["train_scenes"]) == 1 and report["train_labels"] == 20 and (tmp_path / "mine.json").is_file()
+    assert report["kind"] == kind and report["points"]["all"]["classes"] == 3 and "mIoU" in capsys.readouterr().out
+
+
+def test_agreement_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", np.array([0, 0, 1, 1, -1]))
+    np.save(tmp_path / "b.npy", np.array([0, 1, 1, 1, 0]))
+    (tmp_path / "classes.txt").write_text("chair\ntable\n", encoding="utf-8")
+    paths = [
+        f"--{name}={tmp_path / file}" for name, file in (("a", "a.npy"), ("b", "b.npy"), ("classes", "classes.txt"))
+    ]
+    main(["agreement", *paths, "--out", str(tmp_path / "out")])
+    report = json.loads((tmp_path / "out" / "agreement.json").read_text(encoding="utf-8"))
+    assert report["agreement"] == 0.75 and report["classes"]["chair"]["iou"] == 0.5
+    assert "75.0 of the Gaussians" in capsys.readouterr().out
+
+
+def test_commands_say_what_is_missing(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(SceneFolderError, match="no prepared scenes"):
+        run_command(prepared, tmp_path, "zero-shot", "--subset", "test")
+    with pytest.raises(SceneFolderError, match=r"proposals\.npy"):
+        run_command(prepared, tmp_path, "instances", "--lifted", "--proposals", "file")

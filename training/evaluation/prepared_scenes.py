@@ -1,0 +1,141 @@
+"""Prepared scenes for evaluation: their labels in the classes asked for, and the features a model gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from chorus_core.encoder import ChorusEncoder, ModelConfig
+from chorus_core.io.scene_folder import SceneFolderError
+from training.datasets.base import LabelledPoints
+from training.evaluation.points import load_points
+from training.prepared import PreparedScene, load_prepared
+
+POINT_CHANNELS = 9
+"""Input width of the point variant; everything else reads Gaussians."""
+
+
+@dataclass(frozen=True)
+class EvaluationScene:
+    """A prepared scene whose labels are places in one list of classes.
+
+    Attributes:
+        scene: with ``segment`` remapped.
+        points: labelled points, ``segment`` remapped as well; None where the scene has none.
+        folder: where it came from; None for scenes made in memory.
+    """
+
+    scene: PreparedScene
+    points: LabelledPoints | None = None
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.scene.info.name
+
+
+def load_scenes(folders: Sequence[Path], names: Sequence[str], heads: Sequence[str] = ()) -> Iterator[EvaluationScene]:
+    """Scenes in the order of their folders, one in memory at a time.
+
+    Args:
+        names: classes to evaluate on. A scene's labels are matched to them by name; classes that are not among them
+            become "ignore". A scene that names no classes is taken to count through ``names`` itself.
+        heads: whose lifted features to read.
+
+    Raises:
+        SceneFolderError: a scene cannot be read, or its labels are not in its classes.
+    """
+    for folder in tqdm(folders, desc="scenes", disable=None):
+        scene = load_prepared(folder, heads)
+        yield EvaluationScene(*with_classes(scene, load_points(folder, scene.info), names), folder)
+
+
+def with_classes(
+    scene: PreparedScene, points: LabelledPoints | None, names: Sequence[str]
+) -> tuple[PreparedScene, LabelledPoints | None]:
+    """A scene and its points with ``segment`` as places in ``names``, -1 where the class is not among them.
+
+    Raises:
+        SceneFolderError: a label lies beyond the scene's classes.
+    """
+    place = {name: i for i, name in enumerate(names)}
+    classes = scene.info.classes or tuple(names)
+    table = np.array([place.get(name, -1) for name in classes] + [-1], dtype=np.int64)  # the last is for "ignore"
+
+    def remap(segment: np.ndarray, what: str) -> np.ndarray:
+        if len(segment) and segment.max() >= len(classes):
+            raise SceneFolderError(
+                f"{scene.info.name}: {what} has the class {segment.max()}: expected less than {len(classes)}"
+            )
+        return table[np.maximum(segment, -1)]
+
+    info = replace(scene.info, classes=tuple(names))
+    segment = torch.from_numpy(remap(scene.segment.cpu().numpy(), "segment"))
+    if points is not None:
+        points = replace(points, segment=remap(points.segment, "points"), classes=tuple(names))
+    return replace(scene, info=info, segment=segment), points
+
+
+def scene_classes(folders: Sequence[Path]) -> tuple[str, ...]:
+    """All classes that scenes name, in order of first appearance.
+
+    Raises:
+        SceneFolderError: no scene names any, or a description is unreadable.
+    """
+    names: dict[str, None] = {}
+    for folder in folders:
+        path = folder / "scene.json"
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            names |= dict.fromkeys(tree.get("classes", ()))
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise SceneFolderError(f"{path}: not a scene description ({error})") from error
+    if not names:
+        raise SceneFolderError(f"{folders[0].parent}: no scene.json names classes: give a file of classes (--classes)")
+    return tuple(names)
+
+
+def encoding_grid(scene: PreparedScene, config: ModelConfig) -> float:
+    """Edge of the voxels to encode a scene at, metres: the model's own, or the map's where that is coarser."""
+    return max(scene.info.voxel_size, config.grid_size)
+
+
+def encode_scene(
+    encoder: ChorusEncoder, scene: PreparedScene, head: str | None = "lang", grid_size: float | None = None
+) -> Tensor:
+    """Features of each Gaussian, whichever input the model reads.
+
+    A model of 9 channels reads the Gaussians' centres, colours and the scene's normals as points.
+
+    Args:
+        head: teacher space; None gives the upcast features.
+        grid_size: metres; :func:`encoding_grid` by default.
+
+    Returns:
+        float16 on the encoder's device [N, d].
+    """
+    grid_size = grid_size or encoding_grid(scene, encoder.model.config)
+    g = scene.gaussians
+    if encoder.model.config.in_channels == POINT_CHANNELS:
+        return encoder.encode_points(g.means, g.colors, scene.normals, head=head, grid_size=grid_size)
+    return encoder.encode(g, head=head, grid_size=grid_size)
+
+
+def lifted_scene(scene: PreparedScene, head: str) -> Tensor:
+    """The features that were lifted from 2D, without a 3D encoder, float16 [N, d]; zero where there are none.
+
+    Raises:
+        SceneFolderError: the scene has no lifted features for that head.
+    """
+    if head not in scene.features:
+        raise SceneFolderError(f"{scene.info.name}: no lifted features {head!r}; there are {sorted(scene.features)}")
+    lifted = scene.features[head]
+    features = lifted.table[lifted.index.clamp(min=0)]
+    return torch.where((lifted.index >= 0)[:, None], features, torch.zeros_like(features))
