@@ -66,7 +66,9 @@ def labelled_surface(truth: Sequence[LabelView], stride: int = 2) -> tuple[np.nd
         points.append(camera @ view.world_from_camera[:3, :3].T + view.world_from_camera[:3, 3])
         instances.append(view.instance[v, u])
     cloud, instance = np.concatenate(points).astype(np.float32), np.concatenate(instances)
-    _, first = np.unique(np.floor(cloud / _SURFACE_CELL).astype(np.int64), axis=0, return_index=True)
+    cell = np.floor(cloud / _SURFACE_CELL).astype(np.int64) + (1 << 20)
+    key = (cell[:, 0] << 21 | cell[:, 1]) << 21 | cell[:, 2]  # one number sorts far faster than a row
+    _, first = np.unique(key, return_index=True)
     return cloud[first], instance[first]
 
 
