@@ -1,7 +1,7 @@
 """``python -m benchmarks.train_step``: seconds and memory of a pretraining step, and where they go.
 
 Random features stand for the teachers' (time does not depend on them); scenes are surfaces of rooms, one Gaussian a
-voxel.
+voxel. ``draw_s`` is CPU time of a batch on ``torch_threads`` threads: in training, processes that read ahead spend it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from training.configs import RECIPES, Recipe
 from training.distributed import World
 from training.objectives import ClassTexts, TeacherObjective
 from training.prepared import LiftedFeatures
-from training.scene_store import Batch, StoredScene, collate, draw_sample
+from training.scene_store import Batch, StoredScene, collate, draw_sample, with_levels
 from training.trainer import Trainer
 
 CLASSES, THINGS = 100, 60
 
 
-def make_scene(recipe: Recipe, count: int, voxel: float, device: torch.device, seed: int) -> StoredScene:
+def make_scene(recipe: Recipe, count: int, voxel: float, seed: int) -> StoredScene:
     """A scene of ``count`` Gaussians whose classes and things are blocks of space."""
-    gaussians = rooms(count, (0.0, 0.0, 0.0), voxel, seed).to(device)
-    generator = torch.Generator(device).manual_seed(seed)
+    gaussians = rooms(count, (0.0, 0.0, 0.0), voxel, seed)
+    generator = torch.Generator().manual_seed(seed)
     cell = (gaussians.means / 0.8).floor().long()
     thing = (cell[:, 0] * 31 + cell[:, 1] * 7 + cell[:, 2]) % THINGS
     features = {}
     for teacher in recipe.pretrain.teachers:
-        table = torch.randn((len(gaussians), teacher.dim), generator=generator, device=device)
+        table = torch.randn((len(gaussians), teacher.dim), generator=generator)
         features[teacher.head] = normalize(table, dim=1).half()
-    index = torch.arange(len(gaussians), device=device)
+    index = torch.arange(len(gaussians))
     lifted = {head: LiftedFeatures(table, index) for head, table in features.items()}
-    normals = normalize(torch.randn(gaussians.means.shape, generator=generator, device=device), dim=1)
+    normals = normalize(torch.randn(gaussians.means.shape, generator=generator), dim=1)
     return StoredScene(gaussians, normals, thing % CLASSES, thing, lifted, voxel)
 
 
@@ -58,23 +58,23 @@ def measure(name: str, count: int, scenes: int, steps: int, device: torch.device
     augment = replace(recipe.pretrain.augment, max_points=count, drop=0.0)
     recipe = replace(recipe, pretrain=replace(recipe.pretrain, batch_scenes=scenes, augment=augment))
     trainer = make_trainer(recipe, device)
-    stored = [make_scene(recipe, count, recipe.model.grid_size, device, seed) for seed in range(scenes)]
+    stored = [make_scene(recipe, count, recipe.model.grid_size, seed) for seed in range(scenes)]
 
     def draw(step: int) -> Batch:
         parts = [
             draw_sample(s, augment, recipe.model.grid_size, (0, step, k), recipe.points) for k, s in enumerate(stored)
         ]
-        return collate(parts)
+        return with_levels(collate(parts), recipe.model)
 
     drawing, training = [], []
     reset_peak_memory(device)
     for step in range(steps + 2):
         held: list[Batch] = []
         drawing.append(seconds_of(lambda step=step, held=held: held.append(draw(step)), device))
-        training.append(seconds_of(lambda held=held: trainer.train_step(held[0]), device))
+        training.append(seconds_of(lambda held=held: trainer.train_step(held[0].to(device)), device))
     voxels = held[0].grid.shape[0]
     if profile:
-        print_profile(trainer, draw(0), device)
+        print_profile(trainer, draw(0).to(device), device)
     return {
         "recipe": name,
         "scenes": scenes,

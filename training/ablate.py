@@ -73,7 +73,7 @@ def train(rows: Sequence[str], seeds: Sequence[int], a: argparse.Namespace) -> N
             "--heads", *row.heads, *row.options, "--seed", seed, "--batch-scenes", a.batch_scenes,
             *(["--seconds", a.seconds] if a.seconds else ["--steps", a.steps]),
             "--validate-every", a.validate_every, "--max-points", a.max_points, "--device", a.device, "--out", out,
-            "--target-share", a.target_share, *(["--preload"] if a.preload else []),
+            "--workers", a.workers,
         ]  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
         with (out / "output.txt").open("a") as output:
@@ -201,8 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--validate-every", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--preload", action="store_true", help="each run keeps all rooms on the device")
-    parser.add_argument("--target-share", type=float, default=1.0, help="as for training.pretrain")
+    parser.add_argument("--workers", type=int, default=4, help="processes that draw batches ahead, for each run")
     parser.add_argument("--no-training", action="store_true", help="evaluate finished runs only")
     parser.add_argument("--no-evaluation", action="store_true", help="train only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

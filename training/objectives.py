@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,10 +18,23 @@ from training.scene_store import Batch, SceneStore
 
 @dataclass(frozen=True)
 class ClassTexts:
-    """Unit embeddings of the classes' names [C, D], and which of them training scenes may hold, bool [C]."""
+    """Names of classes as texts.
+
+    Attributes:
+        embeddings: unit, of all C names [C, D].
+        trained: names of classes that training scenes hold, bool [C].
+        candidates: their embeddings [K, D].
+        place: of each class among the candidates, -1 = none, int64 [C].
+    """
 
     embeddings: Tensor
     trained: Tensor
+    candidates: Tensor = field(init=False)
+    place: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", self.embeddings[self.trained])
+        object.__setattr__(self, "place", torch.where(self.trained, self.trained.cumsum(0) - 1, -1))
 
 
 @dataclass
@@ -82,11 +95,9 @@ class TeacherObjective:
         return phrases[batch.instance.clamp(min=0)], batch.instance >= 0
 
     def _text_contrast(self, predicted: Tensor, segment: Tensor) -> Tensor:
-        candidates = self.texts.trained
-        place = torch.where(candidates, candidates.cumsum(0) - 1, -1)
-        groups = torch.where(segment >= 0, place[segment.clamp(min=0)], -1)
+        groups = torch.where(segment >= 0, self.texts.place[segment.clamp(min=0)], -1)
         weights = class_balance(segment, self.config.class_power)
-        return bank_contrast(predicted, self.texts.embeddings[candidates], groups, weights)
+        return bank_contrast(predicted, self.texts.candidates, groups, weights)
 
 
 def class_balance(segment: Tensor, power: float) -> Tensor:
@@ -106,11 +117,11 @@ def fit_phi_s(store: SceneStore, teachers: Sequence[TeacherConfig], seed: int, s
     rng = np.random.default_rng([seed, 7])
     rows: dict[str, list[Tensor]] = {head: [] for head in wanted}
     for index in rng.permutation(len(store))[:scenes].tolist():
-        scene = store.scene(index)
+        scene = store[index]
         for head in wanted:
             table = scene.features[head].table
             picks = torch.from_numpy(rng.integers(0, max(1, len(table)), min(2000, len(table))))
-            rows[head].append(table[picks.to(table.device)].float())
+            rows[head].append(table[picks].float())
     return {head: PhiS.fit(torch.cat(parts)) for head, parts in rows.items()}
 
 
@@ -118,6 +129,6 @@ def class_texts(names: Tensor, store: SceneStore) -> ClassTexts:
     """Embedded class names [C, D], with the classes that the store's scenes really hold marked as trained."""
     held = torch.zeros(len(store.classes), dtype=torch.bool)
     for index in range(len(store)):
-        segment = store.scene(index).segment
-        held[torch.unique(segment[segment >= 0]).cpu()] = True
+        segment = store[index].segment
+        held[torch.unique(segment[segment >= 0])] = True
     return ClassTexts(names, held.to(names.device))

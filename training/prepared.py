@@ -195,7 +195,7 @@ def _read_info(folder: Path) -> SceneInfo:
 def _read_features(folder: Path, head: str, count: int) -> LiftedFeatures:
     table_path, index_path = folder / f"{head}{FEATURE_SUFFIX}.npy", folder / f"{head}{INDEX_SUFFIX}.npy"
     try:
-        table = np.load(table_path, allow_pickle=False)
+        table = np.load(table_path, mmap_mode="c", allow_pickle=False)  # rows are read when they are used
         index = np.load(index_path, allow_pickle=False) if index_path.is_file() else _masked_rows(folder, count)
     except (OSError, ValueError, EOFError) as error:
         raise SceneFolderError(f"{folder}: features of {head!r} are unreadable ({error})") from error
@@ -204,7 +204,8 @@ def _read_features(folder: Path, head: str, count: int) -> LiftedFeatures:
             f"{index_path}: {index.shape} up to {int(index.max(initial=-1))} for a table {table.shape}: "
             f"expected ({count},) with rows of it"
         )
-    return LiftedFeatures(torch.from_numpy(table.astype(np.float16)), torch.from_numpy(index.astype(np.int64)))
+    rows = torch.from_numpy(np.asarray(table if table.dtype == np.float16 else table.astype(np.float16)))
+    return LiftedFeatures(rows, torch.from_numpy(index.astype(np.int64)))
 
 
 def _masked_rows(folder: Path, count: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -207,9 +208,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--save-every", type=int, help="steps")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--init", help="model to start from: a folder or the name of a shipped one")
-    parser.add_argument("--workers", type=int, default=4, help="processes that read scenes ahead")
-    parser.add_argument("--preload", action="store_true", help="keep all scenes on the device")
-    parser.add_argument("--target-share", type=float, default=1.0, help="share of lifted features to load (default 1)")
+    parser.add_argument(
+        "--workers", type=int, default=min(8, os.cpu_count() or 1),
+        help="processes that draw batches, for each that trains; a GPU keeps about eight busy (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     return parser
 
@@ -225,8 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe = replace(recipe, pretrain=replace(recipe.pretrain, text_encoder=bank.encoder_name))
     heads = [t.head for t in recipe.pretrain.teachers if t.target == "lifted"]
     classes = class_names(a.data, [subset for subset in ("train", "val") if (a.data / subset).is_dir()])
-    train = SceneStore(a.data, "train", heads, classes, world.device, a.preload, a.target_share)
-    val = SceneStore(a.data, "val", (), classes, world.device, preload=True) if (a.data / "val").is_dir() else None
+    train = SceneStore(a.data, "train", heads, classes)
+    val = SceneStore(a.data, "val", (), classes) if (a.data / "val").is_dir() else None
     has_names = bool(classes) and LANGUAGE_HEAD in recipe.model.heads
     encoder = recipe.pretrain.text_encoder
     texts = class_texts(embed_names(classes, bank, encoder, world.device), train) if has_names else None

@@ -1,25 +1,26 @@
-"""Prepared scenes on the training device, and batches of them on the encoder's grid."""
+"""Prepared scenes, and batches of them on the encoder's grid."""
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
+from chorus_core.encoder.hierarchy import Level
 from chorus_core.encoder.inputs import gaussian_channels, point_channels, voxelize
+from chorus_core.encoder.model import ModelConfig
 from chorus_core.gaussians import Gaussians
 from training.augment import AugmentConfig, augment
 from training.prepared import LiftedFeatures, load_prepared, prepared_scenes
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass
@@ -49,16 +50,13 @@ class StoredScene:
     seen: Tensor | None = None
     views: int = 63
 
-    def to(self, device: torch.device) -> StoredScene:
-        """A copy there."""
-        features = {head: lifted.to(device) for head, lifted in self.features.items()}
-        tensors = {name: getattr(self, name).to(device) for name in ("gaussians", "normals", "segment", "instance")}
-        return replace(self, **tensors, features=features, seen=None if self.seen is None else self.seen.to(device))
-
 
 @dataclass
 class Batch:
     """Several scenes on the encoder's grid, one after the other.
+
+    Everything on the CPU until :meth:`to`; the geometry of the pass is part of it, so that processes that read ahead
+    compute it.
 
     Attributes:
         grid: integer coordinates [V, 3].
@@ -69,6 +67,7 @@ class Batch:
         category, color: words of the batch's instances, "" where unknown [I].
         targets: for each head the teacher's features [V, D], undefined where not valid.
         valid: for each head where it says something, bool [V].
+        levels: geometry of the encoder pass, finest first; none until :func:`with_levels`.
     """
 
     grid: Tensor
@@ -80,54 +79,45 @@ class Batch:
     color: tuple[str, ...]
     targets: dict[str, Tensor]
     valid: dict[str, Tensor]
+    levels: list[Level] = field(default_factory=list)
+
+    def to(self, device: torch.device) -> Batch:
+        """A copy there; without waiting, where the batch lies in pinned memory."""
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """A copy in memory that a GPU can read while the CPU goes on (``DataLoader`` calls it)."""
+        return map_tensors(self, torch.Tensor.pin_memory)
 
 
 class SceneStore(Dataset):
-    """The scenes of one subset of a prepared data set.
+    """The scenes of one subset of a prepared data set, each read when it is asked for.
 
     Args:
         root: holds ``<subset>/<scene>/``.
         subset: whose scenes.
         heads: whose lifted features are needed.
         classes: names in the order of the class table.
-        device: where :meth:`scene` puts scenes.
-        preload: keep all on the device; otherwise each is read when needed.
-        target_share: share of the Gaussians, a random choice for each scene, whose features are kept; the others have
-            none. Half of them teach nearly as well in half the memory.
 
     Raises:
-        SceneFolderError: there are no scenes, or (at preload) one is malformed or lacks a head's features.
+        SceneFolderError: there are no scenes.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        subset: str,
-        heads: Collection[str],
-        classes: Sequence[str],
-        device: torch.device | str = "cpu",
-        preload: bool = False,
-        target_share: float = 1.0,
-    ) -> None:
+    def __init__(self, root: str | Path, subset: str, heads: Collection[str], classes: Sequence[str]) -> None:
         self.folders = prepared_scenes(root, subset)
         self.heads = tuple(heads)
         self.classes = tuple(classes)
-        self.device = torch.device(device)
-        self.target_share = target_share
         self._place = {name: i for i, name in enumerate(self.classes)}
-        self._kept: list[StoredScene] | None = None
-        if preload:
-            bar = tqdm(self.folders, desc=f"load {subset}", disable=None)
-            self._kept = [self.read(i).to(self.device) for i, _ in enumerate(bar)]
 
     def __len__(self) -> int:
         return len(self.folders)
 
     def __getitem__(self, index: int) -> StoredScene:
-        return self.read(index)
+        """A scene; its feature tables stay on disk until rows of them are used.
 
-    def read(self, index: int) -> StoredScene:
-        """A scene from disk, on the CPU."""
+        Raises:
+            SceneFolderError: it is malformed or lacks a head's features.
+        """
         folder = self.folders[index]
         prepared = load_prepared(folder, self.heads)
         info = prepared.info
@@ -138,7 +128,7 @@ class SceneStore(Dataset):
             # Without names classes are what they are: the numbers of a table that all scenes share.
             table[prepared.segment] if info.classes else prepared.segment,
             prepared.instance,
-            {head: self._thinned(lifted, index) for head, lifted in prepared.features.items()},
+            prepared.features,
             info.voxel_size,
             tuple(i.category for i in info.instances),
             tuple(i.color for i in info.instances),
@@ -146,26 +136,18 @@ class SceneStore(Dataset):
             63 if prepared.seen is None else max(1, int(prepared.seen.max()).bit_length()),
         )
 
-    def _thinned(self, lifted: LiftedFeatures, scene: int) -> LiftedFeatures:
-        """The share of the features that is kept, of the same Gaussians for every head."""
-        if self.target_share >= 1.0:
-            return lifted
-        drawn = torch.rand(len(lifted.index), generator=torch.Generator().manual_seed(scene))
-        rows = ((drawn < self.target_share) & (lifted.index >= 0)).nonzero().squeeze(1)
-        index = torch.full_like(lifted.index, -1)
-        index[rows] = torch.arange(len(rows))
-        return LiftedFeatures(lifted.table[lifted.index[rows]], index)
 
-    def scene(self, index: int) -> StoredScene:
-        """A scene on the device."""
-        return self._kept[index] if self._kept is not None else self.read(index).to(self.device)
-
-    def stream(self, indices: Iterable[int], workers: int) -> Iterable[StoredScene]:
-        """Scenes on the device in that order, read ahead by worker processes unless they are there already."""
-        if self._kept is not None or workers == 0:
-            return (self.scene(i) for i in indices)
-        loader = DataLoader(self, batch_size=None, sampler=indices, num_workers=workers)
-        return (scene.to(self.device) for scene in loader)
+def map_tensors(tree: T, change: Callable[[Tensor], Tensor]) -> T:
+    """A copy of nested dataclasses, lists and dictionaries with every tensor changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if is_dataclass(tree):
+        return replace(tree, **{f.name: map_tensors(getattr(tree, f.name), change) for f in fields(tree)})
+    if isinstance(tree, list):
+        return [map_tensors(item, change) for item in tree]
+    if isinstance(tree, dict):
+        return {key: map_tensors(item, change) for key, item in tree.items()}
+    return tree
 
 
 def class_names(root: str | Path, subsets: Sequence[str]) -> tuple[str, ...]:
@@ -249,3 +231,8 @@ def collate(parts: Sequence[Batch]) -> Batch:
         {head: torch.cat([p.targets[head] for p in parts]) for head in parts[0].targets},
         {head: torch.cat([p.valid[head] for p in parts]) for head in parts[0].valid},
     )
+
+
+def with_levels(batch: Batch, model: ModelConfig, curves: Sequence[Sequence[int]] | None = None) -> Batch:
+    """The batch with the geometry of a pass through that model; curves as for :meth:`ModelConfig.hierarchy`."""
+    return replace(batch, levels=model.hierarchy(batch.grid, batch.offset, curves))

@@ -23,10 +23,11 @@ from training.configs import PretrainConfig, Recipe
 from training.distributed import World
 from training.objectives import TeacherObjective
 from training.progress import Progress
-from training.scene_store import Batch, SceneStore, collate, draw_sample
+from training.scene_store import Batch, SceneStore
+from training.step_batches import StepBatches, read_ahead
 
-_PICKS, _STEP, _VARIANT = 1, 2, 3
-"""Streams of random numbers that must not share seeds."""
+_STEP = 2
+"""Stream of random numbers; those of ``step_batches`` have others."""
 
 
 class _Predictor(nn.Module):
@@ -36,9 +37,8 @@ class _Predictor(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, curves: Sequence[Sequence[int]], heads: Sequence[str]) -> dict[str, Tensor]:
-        levels = self.model.hierarchy(batch.grid, batch.offset, curves)
-        upcast = self.model(batch.feat, levels)
+    def forward(self, batch: Batch, heads: Sequence[str]) -> dict[str, Tensor]:
+        upcast = self.model(batch.feat, batch.levels)
         return {head: self.model.project(upcast, head, rows=1 << 30) for head in heads}
 
 
@@ -79,20 +79,17 @@ class Trainer:
     # ---- data --------------------------------------------------------------------------------------------------------
 
     def batches(self, store: SceneStore, workers: int = 0) -> Iterator[Batch]:
-        """This process's share of the batches of all steps still to come."""
-        share = self.config.batch_scenes // self.world.size
-        slots = range(self.world.rank * share, (self.world.rank + 1) * share)
+        """This process's share of the batches of all steps still to come, on its device.
+
+        Args:
+            workers: processes that draw them ahead.
+        """
         steps = range(self.step, self.config.steps)
-        picks = scene_order(len(store), self.config)
-        scenes = iter(store.stream((picks(s, k) for s in steps for k in slots), workers))
-        for step in steps:
+        drawn = read_ahead(StepBatches(store, self.recipe, self.world), steps, workers, self.world.device)
+        for step, batch in zip(steps, drawn, strict=True):
             if self.progress.over(step):
                 return
-            yield collate([self._variant(scene, step, slot) for slot, scene in zip(slots, scenes, strict=False)])
-
-    def _variant(self, scene: Any, step: int, slot: int) -> Batch:
-        seed = (self.config.seed, _VARIANT, step, slot)
-        return draw_sample(scene, self.config.augment, self.recipe.model.grid_size, seed, self.recipe.points)
+            yield batch
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
@@ -116,11 +113,10 @@ class Trainer:
         host = np.random.default_rng([self.config.seed, _STEP, self.step, self.world.rank])
         torch.manual_seed(int(host.integers(2**62)))  # dropped paths
         rng = torch.Generator(self.world.device).manual_seed(int(host.integers(2**62)))
-        curves = [host.permutation(4).tolist() for _ in self.recipe.model.enc_depths]
         self.model.train()
         device = self.world.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            predicted = self._predictor(batch, curves, [o.config.head for o in active])
+            predicted = self._predictor(batch, [o.config.head for o in active])
             return {
                 f"{o.config.head}.{name}": value
                 for o in active
@@ -162,19 +158,6 @@ def allow_tf32() -> None:
         from spconv import constants
 
         constants.SPCONV_ALLOW_TF32 = True
-
-
-def scene_order(count: int, config: PretrainConfig) -> Any:
-    """A function from (step, slot) to a scene: every epoch visits all scenes once, in an order of its own."""
-    orders: dict[int, np.ndarray] = {}
-
-    def pick(step: int, slot: int) -> int:
-        epoch, place = divmod(step * config.batch_scenes + slot, count)
-        if epoch not in orders:
-            orders[epoch] = np.random.default_rng([config.seed, _PICKS, epoch]).permutation(count)
-        return int(orders[epoch][place])
-
-    return pick
 
 
 def _parameter_groups(model: ChorusModel, config: PretrainConfig) -> list[dict[str, Any]]:

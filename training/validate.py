@@ -8,7 +8,7 @@ import torch
 from chorus_core.encoder.model import ChorusModel
 from training.metrics import confusion, summarize
 from training.objectives import ClassTexts
-from training.scene_store import SceneStore, whole_scene
+from training.scene_store import SceneStore, whole_scene, with_levels
 
 
 @torch.inference_mode()
@@ -19,15 +19,13 @@ def validate(model: ChorusModel, store: SceneStore, texts: ClassTexts, points: b
         head: whose space the texts share.
     """
     names = [name for name, kept in zip(store.classes, texts.trained.tolist(), strict=True) if kept]
-    embeddings = texts.embeddings[texts.trained]
-    place = torch.where(texts.trained, texts.trained.cumsum(0) - 1, -1)
-    device = store.device
+    device = texts.embeddings.device
     table = np.zeros((len(names), len(names) + 1), dtype=np.int64)
     for index in range(len(store)):
-        batch = whole_scene(store.scene(index), model.config.grid_size, points)
+        batch = with_levels(whole_scene(store[index], model.config.grid_size, points), model.config).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            features = model.project(model(batch.feat, model.hierarchy(batch.grid, batch.offset)), head)
-        predicted = (features.float() @ embeddings.T).argmax(dim=1)
-        truth = torch.where(batch.segment >= 0, place[batch.segment.clamp(min=0)], -1)
+            features = model.project(model(batch.feat, batch.levels), head)
+        predicted = (features.float() @ texts.candidates.T).argmax(dim=1)
+        truth = torch.where(batch.segment >= 0, texts.place[batch.segment.clamp(min=0)], -1)
         table += confusion(truth.cpu().numpy(), predicted.cpu().numpy(), len(names))
     return {f"val.{name}": value for name, value in summarize(table, names).items()}

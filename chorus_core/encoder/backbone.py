@@ -55,7 +55,7 @@ class PatchAttention(nn.Module):
         qkv = self.qkv(x)
         parts = [self._attend(_rows(qkv, patches.full))] if patches.full.numel() else []
         if patches.short.numel():
-            mask = None if bool(patches.short_mask.all()) else patches.short_mask[:, None, None, :]
+            mask = None if patches.short_mask is None else patches.short_mask[:, None, None, :]
             parts.append(self._attend(_rows(qkv, patches.short), mask))
         return self.proj(_rows(torch.cat(parts), patches.back))
 

@@ -21,13 +21,13 @@ class Patches:
     Attributes:
         full: voxels of complete patches [F, K].
         short: voxels of the one patch of each scene smaller than K [S, L], padded with its first voxel.
-        short_mask: which entries of ``short`` are real, bool [S, L].
+        short_mask: which entries of ``short`` are real, bool [S, L]; None where all are.
         back: for each voxel its position in the patches laid end to end (full ones first) [N].
     """
 
     full: Tensor
     short: Tensor
-    short_mask: Tensor
+    short_mask: Tensor | None
     back: Tensor
 
 
@@ -135,4 +135,5 @@ def _cut(order: Tensor, scene_sizes: Sequence[int], patch_size: int) -> Patches:
     slot_of_position.scatter_reduce_(0, slots, numbers, "amin", include_self=False)
     back = torch.empty_like(order)
     back[order] = slot_of_position
-    return Patches(order[full_positions].view(-1, patch_size), order[padded], mask, back)
+    ragged = any(part.numel() < longest for part in short)
+    return Patches(order[full_positions].view(-1, patch_size), order[padded], mask if ragged else None, back)

@@ -61,6 +61,22 @@ class ModelConfig:
         """Width of the upcast features."""
         return sum(self.enc_channels)
 
+    def hierarchy(
+        self, grid: Tensor, offset: Tensor, curves: Sequence[Sequence[int]] | None = None, seed: int = 0
+    ) -> list[Level]:
+        """The geometry of a pass over voxels [N, 3] of scenes that end at ``offset`` [B].
+
+        Args:
+            curves: order of the four curves at each stage; drawn from ``seed`` where the configuration shuffles
+                them, otherwise as :data:`~chorus_core.encoder.serialization.ORDERS` lists them.
+        """
+        if curves is None:
+            generator = torch.Generator().manual_seed(seed)
+            shuffled = [torch.randperm(4, generator=generator).tolist() for _ in self.enc_depths]
+            curves = shuffled if self.shuffle_orders else [range(4)] * len(self.enc_depths)
+        used = [list(order)[: min(depth, 4)] for order, depth in zip(curves, self.enc_depths, strict=True)]
+        return build_hierarchy(grid, offset, used, self.patch_size)
+
 
 class Projector(nn.Module):
     """From upcast features to one teacher's space: norm, linear, GELU, linear."""
@@ -97,19 +113,8 @@ class ChorusModel(nn.Module):
     def hierarchy(
         self, grid: Tensor, offset: Tensor, curves: Sequence[Sequence[int]] | None = None, seed: int = 0
     ) -> list[Level]:
-        """The geometry of a pass over voxels [N, 3] of scenes that end at ``offset`` [B].
-
-        Args:
-            curves: order of the four curves at each stage; drawn from ``seed`` where the configuration shuffles
-                them, otherwise as :data:`~chorus_core.encoder.serialization.ORDERS` lists them.
-        """
-        c = self.config
-        if curves is None:
-            generator = torch.Generator().manual_seed(seed)
-            shuffled = [torch.randperm(4, generator=generator).tolist() for _ in c.enc_depths]
-            curves = shuffled if c.shuffle_orders else [range(4)] * len(c.enc_depths)
-        used = [list(order)[: min(depth, 4)] for order, depth in zip(curves, c.enc_depths, strict=True)]
-        return build_hierarchy(grid, offset, used, c.patch_size)
+        """:meth:`ModelConfig.hierarchy` of this model."""
+        return self.config.hierarchy(grid, offset, curves, seed)
 
     def forward(self, feat: Tensor, levels: list[Level]) -> Tensor:
         """Upcast features [N, feature_dim] of voxel features [N, in_channels]."""

@@ -211,7 +211,7 @@ def test_phi_s_is_fitted_to_the_stores_features(tmp_path: Path) -> None:
     teachers = (TeacherConfig("gen", 8, phi_s=True), TeacherConfig("obj", 8))
     fitted = fit_phi_s(store, teachers, seed=3)
     assert set(fitted) == {"gen"}
-    rows = torch.cat([store.scene(k).features["gen"].table for k in range(3)]).float()
+    rows = torch.cat([store[k].features["gen"].table for k in range(3)]).float()
     out = fitted["gen"].forward(rows)
     assert torch.allclose(out.var(dim=0), torch.full((8,), 1 / 8), rtol=0.15)
     again = fit_phi_s(store, teachers, seed=3)

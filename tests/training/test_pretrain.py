@@ -52,7 +52,7 @@ def arguments(data: Path, tmp_path: Path, bank: LanguageTargets, monkeypatch: py
     bank.save(tmp_path / "bank.npz")
     return [
         "--data", str(data), "--bank", str(tmp_path / "bank.npz"), "--recipe", "tiny", "--device", "cpu",
-        "--workers", "0", "--preload", "--out", str(tmp_path / "run"),
+        "--workers", "0", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
 
 

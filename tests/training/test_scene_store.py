@@ -11,11 +11,21 @@ import torch
 from small_scenes import STILL
 
 from chorus_core.encoder.inputs import gaussian_channels
+from chorus_core.encoder.model import ModelConfig
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.scene_folder import SceneFolderError, save_scene
 from training.augment import AugmentConfig
 from training.prepared import InstanceInfo, LiftedFeatures, PreparedScene, SceneInfo, save_prepared
-from training.scene_store import Batch, SceneStore, class_names, collate, draw_sample, whole_scene
+from training.scene_store import (
+    Batch,
+    SceneStore,
+    class_names,
+    collate,
+    draw_sample,
+    map_tensors,
+    whole_scene,
+    with_levels,
+)
 
 CLASSES = ("apple", "bowl", "chair")
 
@@ -72,7 +82,7 @@ def test_targets_follow_their_gaussians(root: Path, seed: int) -> None:
     """Through random poses, thinning, a crop, coarser voxels and being laid end to end."""
     config = replace(AugmentConfig(), attribute_drop=0.0, max_points=250, partial=0.0, grid=(1.0, 3.0))
     store = SceneStore(root, "train", ("lang", "gen"), CLASSES)
-    parts = [draw_sample(store.scene(k), config, 0.02, (seed, k), points=False) for k in (2, 0, 3)]
+    parts = [draw_sample(store[k], config, 0.02, (seed, k), points=False) for k in (2, 0, 3)]
     batch = collate(parts)
     assert batch.offset.tolist() == np.cumsum([len(p.grid) for p in parts]).tolist()
     assert batch.feat.shape == (int(batch.offset[-1]), 11)
@@ -89,7 +99,7 @@ def test_targets_follow_their_gaussians(root: Path, seed: int) -> None:
 
 
 def test_the_most_opaque_stands_for_its_voxel(root: Path) -> None:
-    stored = SceneStore(root, "train", ("lang", "gen"), CLASSES).scene(3)
+    stored = SceneStore(root, "train", ("lang", "gen"), CLASSES)[3]
     batch = draw_sample(stored, replace(STILL, grid=(4.0, 4.0)), 0.02, (0,), points=False)
     means = (stored.gaussians.means - stored.gaussians.means.mean(0)).double().numpy()
     best: dict[tuple[int, ...], float] = {}
@@ -99,7 +109,7 @@ def test_the_most_opaque_stands_for_its_voxel(root: Path) -> None:
 
 
 def test_a_whole_scene_is_left_as_it_is(root: Path) -> None:
-    stored = SceneStore(root, "train", ("lang", "gen"), CLASSES).scene(0)
+    stored = SceneStore(root, "train", ("lang", "gen"), CLASSES)[0]
     fine = replace(stored, voxel_size=1e-4)
     batch = whole_scene(fine, 0.02, points=False)
     assert len(batch.grid) == len(stored.gaussians)
@@ -112,7 +122,7 @@ def test_a_whole_scene_is_left_as_it_is(root: Path) -> None:
 
 @pytest.mark.parametrize("config", [STILL, AugmentConfig()])
 def test_points_have_their_own_channels(root: Path, config: AugmentConfig) -> None:
-    stored = SceneStore(root, "train", ("lang", "gen"), CLASSES).scene(1)
+    stored = SceneStore(root, "train", ("lang", "gen"), CLASSES)[1]
     points = draw_sample(stored, config, 0.02, (4, 1), points=True)
     gaussians = draw_sample(stored, config, 0.02, (4, 1), points=False)
     assert points.feat.shape == (len(points.grid), 9)
@@ -129,31 +139,37 @@ def test_points_have_their_own_channels(root: Path, config: AugmentConfig) -> No
 
 
 def test_a_seed_gives_one_variant(root: Path) -> None:
-    stored = SceneStore(root, "train", ("lang",), CLASSES).scene(1)
+    stored = SceneStore(root, "train", ("lang",), CLASSES)[1]
     first, same, other = (draw_sample(stored, AugmentConfig(), 0.02, (3, k), points=False) for k in (1, 1, 2))
     assert torch.equal(first.feat, same.feat)
     assert torch.equal(first.grid, same.grid)
     assert first.feat.shape != other.feat.shape or not torch.equal(first.feat, other.feat)
 
 
-def test_worker_processes_give_what_preloading_gives(root: Path) -> None:
-    order = [3, 1, 1, 0, 2]
+def test_which_views_saw_a_gaussian_is_read_where_it_is_known(root: Path) -> None:
     np.save(root / "train" / "s1" / "seen.npy", np.arange(340))
-    kept = SceneStore(root, "train", ("lang",), CLASSES, preload=True)
-    read = SceneStore(root, "train", ("lang",), CLASSES)
-    for left, right in zip(kept.stream(order, 0), read.stream(order, 1), strict=True):
-        for name in ("means", "quats", "scales", "opacities", "colors"):
-            assert torch.equal(getattr(left.gaussians, name), getattr(right.gaussians, name))
-        assert torch.equal(left.normals, right.normals)
-        assert torch.equal(left.segment, right.segment)
-        assert torch.equal(left.instance, right.instance)
-        assert list(left.features) == list(right.features) == ["lang"]
-        assert torch.equal(left.features["lang"].table, right.features["lang"].table)
-        assert torch.equal(left.features["lang"].index, right.features["lang"].index)
-        assert (left.seen is None) == (right.seen is None)
-        assert left.category == right.category
-    assert torch.equal(kept.scene(1).seen, torch.arange(340))
-    assert kept.scene(2) is kept.scene(2)
+    store = SceneStore(root, "train", ("lang",), CLASSES)
+    assert torch.equal(store[1].seen, torch.arange(340))
+    assert store[1].views == 9
+    assert store[0].seen is None
+    assert list(store[1].features) == ["lang"]
+
+
+def test_a_batch_is_copied_whole(root: Path) -> None:
+    """Every tensor, those of the geometry too; words and structure stay."""
+    store = SceneStore(root, "train", ("lang", "gen"), CLASSES)
+    model = ModelConfig(enc_channels=(8, 8), enc_depths=(1, 2), enc_num_head=(1, 1), patch_size=16)
+    batch = with_levels(collate([whole_scene(store[k], 0.02, points=False) for k in (0, 2)]), model, [[1], [2, 0]])
+    assert [len(level.patches) for level in batch.levels] == [1, 2]
+    moved = batch.to(torch.device("meta"))
+    seen: list[torch.Tensor] = []
+    again = map_tensors(moved, lambda tensor: seen.append(tensor) or tensor)
+    assert all(tensor.device.type == "meta" for tensor in seen)
+    assert len(seen) == 5 + 2 + 2 + sum(2 + (k > 0) + 3 * len(v.patches) for k, v in enumerate(batch.levels)) + sum(
+        cut.short_mask is not None for level in batch.levels for cut in level.patches
+    )
+    assert (again.category, again.color) == (batch.category, batch.color)
+    assert [len(level) for level in again.levels] == [len(level) for level in batch.levels]
 
 
 def test_scenes_without_a_description(root: Path) -> None:
@@ -164,13 +180,13 @@ def test_scenes_without_a_description(root: Path) -> None:
     )
     np.save(root / "train" / "plain" / "lang_feat.npy", made.features["lang"].table.numpy()[:1].repeat(200, 0))
     store = SceneStore(root, "train", ("lang",), CLASSES)
-    stored = store.scene(0)
+    stored = store[0]
     assert store.folders[0].name == "plain"
     assert torch.equal(stored.segment, made.segment * 30)
     assert stored.category == ()
     assert class_names(root, ("train",)) == tuple(sorted(CLASSES))
     plain = whole_scene(replace(stored, voxel_size=1e-4), 0.02, points=False)
-    named = whole_scene(replace(store.scene(1), voxel_size=1e-4), 0.02, points=False)
+    named = whole_scene(replace(store[1], voxel_size=1e-4), 0.02, points=False)
     batch = collate([plain, named, plain, plain])
     first, second, third, fourth = (len(part.grid) for part in (plain, named, plain, plain))
     parts = batch.instance.split([first, second, third, fourth])
@@ -188,7 +204,7 @@ def test_a_teacher_that_saw_nothing_says_nothing(root: Path) -> None:
     nothing = LiftedFeatures(torch.zeros(0, 2).half(), torch.full((50,), -1))
     save_prepared(root / "train" / "dark", replace(made, features={"lang": nothing, "gen": made.features["gen"]}))
     store = SceneStore(root, "train", ("lang", "gen"), CLASSES)
-    batch = whole_scene(store.scene(0), 0.02, points=False)
+    batch = whole_scene(store[0], 0.02, points=False)
     assert not batch.valid["lang"].any()
     assert batch.targets["lang"].shape == (len(batch.grid), 2)
     assert batch.valid["gen"].any()
@@ -198,7 +214,7 @@ def test_what_is_missing_is_named(root: Path) -> None:
     with pytest.raises(SceneFolderError, match="test: no prepared scenes"):
         SceneStore(root, "test", ("lang",), CLASSES)
     with pytest.raises(SceneFolderError, match=r"no obj_feat\.npy"):
-        SceneStore(root, "train", ("obj",), CLASSES, preload=True)
+        SceneStore(root, "train", ("obj",), CLASSES)[0]
     (root / "train" / "s2" / "scene.json").write_text("{")
     with pytest.raises(SceneFolderError, match=r"scene\.json"):
-        SceneStore(root, "train", ("lang",), CLASSES).read(2)
+        SceneStore(root, "train", ("lang",), CLASSES)[2]

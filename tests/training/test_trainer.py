@@ -21,8 +21,9 @@ from training.augment import AugmentConfig
 from training.configs import Recipe, TeacherConfig
 from training.distributed import World
 from training.objectives import TeacherObjective
-from training.scene_store import SceneStore, whole_scene
-from training.trainer import Trainer, scene_order
+from training.scene_store import SceneStore, map_tensors, whole_scene
+from training.step_batches import StepBatches, read_ahead, scene_order
+from training.trainer import Trainer
 
 DIM = 16
 ALONE = World(0, 1, torch.device("cpu"))
@@ -123,6 +124,24 @@ def test_a_seed_repeats_a_run_and_another_does_not(store: SceneStore) -> None:
     assert first == again
     assert same_weights(model, twin)
     assert first != other
+
+
+def test_processes_that_read_ahead_change_nothing(store: SceneStore) -> None:
+    """The same batches in the same order, whoever draws them; another step or rank gives others."""
+    recipe = tiny_recipe(TEACHERS, steps=5, batch_scenes=4, augment=AugmentConfig())
+    batches = StepBatches(store, recipe, ALONE)
+    device = torch.device("cpu")
+    here, there = (list(read_ahead(batches, (3, 0, 4), workers, device)) for workers in (0, 2))
+    for left, right in zip(here, there, strict=True):
+        ours: list[torch.Tensor] = []
+        theirs: list[torch.Tensor] = []
+        map_tensors(left, lambda tensor, kept=ours: kept.append(tensor) or tensor)
+        map_tensors(right, lambda tensor, kept=theirs: kept.append(tensor) or tensor)
+        assert len(ours) >= 20
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert not torch.equal(here[0].feat, here[1].feat)
+    second = StepBatches(store, recipe, World(1, 2, device))[3]
+    assert torch.equal(second.feat, here[0].feat[-len(second.feat) :]), "the later half of the scenes"
 
 
 # ---- going on --------------------------------------------------------------------------------------------------------
@@ -261,7 +280,7 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path, torchrun: Callab
     assert "obj.feature" in one["losses"][-1], "the staged teacher has joined"
     assert all(torch.equal(v, ranks[1]["average"][k]) for k, v in ranks[0]["average"].items())
     # Weights whose gradient is rounding alone (the keys' biases) are moved by Adam at will: compare what models say.
-    batch = whole_scene(SceneStore(data, "val", (), ()).scene(0), 0.02, points=False)
+    batch = whole_scene(SceneStore(data, "val", (), ())[0], 0.02, points=False)
     said = []
     for record in (one, ranks[0]):
         model = ChorusModel(run_tiny.recipe().model).eval()

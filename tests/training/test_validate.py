@@ -71,7 +71,7 @@ def test_a_real_model_of_either_input(store: SceneStore, bank: LanguageTargets, 
     found = validate(model, store, ClassTexts(names, torch.ones(5, dtype=torch.bool)), points, "lang")
     hits, truth, answers = [0] * 5, [0] * 5, [0] * 5
     for k in range(2):
-        batch = whole_scene(store.scene(k), 0.02, points)
+        batch = whole_scene(store[k], 0.02, points)
         with torch.no_grad():
             features = model.project(model(batch.feat, model.hierarchy(batch.grid, batch.offset)), "lang")
         for feature, t in zip(features, batch.segment.tolist(), strict=True):
