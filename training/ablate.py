@@ -10,10 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,9 @@ from chorus_core.io.atomic import atomic_path
 from chorus_core.teachers import load_teacher
 from training.evaluation.encoded import SceneAccuracy, Unseen, predict
 from training.evaluation.few_views import Room, encode_room, few_view_rooms, lift_directly
+from training.figure import save_figure
 from training.language import LanguageTargets
+from training.runs import Run, run_all
 
 logger = logging.getLogger(__name__)
 
@@ -60,29 +59,23 @@ def run_name(row: str, seed: int | str) -> str:
     return f"{row.replace(' + ', '+').replace(', ', '-').replace(' ', '_')}_{seed}"
 
 
-def train(rows: Sequence[str], seeds: Sequence[int], a: argparse.Namespace) -> None:
-    """Train what is not finished yet, ``--jobs`` at a time."""
-
-    def one(job: tuple[str, int]) -> None:
-        name, seed = job
-        row, out = ROWS[name], a.out / "runs" / run_name(name, seed)
-        if (out / "done").is_file():
-            return
-        command = [
-            sys.executable, "-m", "training.pretrain", "--data", a.data, "--bank", a.bank, "--recipe", row.recipe,
-            "--heads", *row.heads, *row.options, "--seed", seed, "--batch-scenes", a.batch_scenes,
-            *(["--seconds", a.seconds] if a.seconds else ["--steps", a.steps]),
-            "--validate-every", a.validate_every, "--max-points", a.max_points, "--device", a.device, "--out", out,
-            "--workers", a.workers,
-        ]  # fmt: skip
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "output.txt").open("a") as output:
-            subprocess.run([str(c) for c in command], stdout=output, stderr=output, check=True)
-        (out / "done").touch()
-
-    jobs = [(row, seed) for seed in seeds for row in rows]
-    with ThreadPoolExecutor(a.jobs) as pool:
-        list(tqdm(pool.map(one, jobs), total=len(jobs), desc="runs", disable=None))
+def make_runs(rows: Sequence[str], seeds: Sequence[int], a: argparse.Namespace) -> list[Run]:
+    """A training for each row and seed; all rows of a seed before the next."""
+    schedule = ("--seconds", a.seconds) if a.seconds else ("--steps", a.steps)
+    return [
+        Run(
+            a.out / "runs" / run_name(name, seed),
+            "training.pretrain",
+            (
+                "--data", a.data, "--bank", a.bank, "--recipe", ROWS[name].recipe, "--heads", *ROWS[name].heads,
+                *ROWS[name].options, "--seed", seed, "--batch-scenes", a.batch_scenes, *schedule,
+                "--validate-every", a.validate_every, "--max-points", a.max_points, "--device", a.device,
+                "--workers", a.workers, "--out", a.out / "runs" / run_name(name, seed),
+            ),
+        )
+        for seed in seeds
+        for name in rows
+    ]  # fmt: skip
 
 
 def accuracy(
@@ -160,26 +153,18 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def draw(found: Mapping[str, Any], path: Path) -> None:
     """The curve of each row over the number of views."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     views = [int(v) for v in found]
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
     panels = (("seen", "seen categories"), ("unseen_instances", "held-back objects"))
-    for axis, (group, title) in zip(axes, panels, strict=True):
-        for row in next(iter(found.values())):
-            means, spreads = zip(*(_mean(found[v][row], group) for v in found), strict=True)
-            style = {"color": "black", "linestyle": "--"} if row == DIRECT else {}
-            axis.errorbar(views, means, spreads, marker="o", capsize=3, label=row, **style)
-        axis.set(xscale="log", xticks=views, xticklabels=views, xlabel="frames of the room", title=title)
-        axis.set_ylabel("f-mIoU")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
+    with save_figure(path, columns=2) as axes:
+        for axis, (group, title) in zip(axes, panels, strict=True):
+            for row in next(iter(found.values())):
+                means, spreads = zip(*(_mean(found[v][row], group) for v in found), strict=True)
+                style = {"color": "black", "linestyle": "--"} if row == DIRECT else {}
+                axis.errorbar(views, means, spreads, marker="o", capsize=3, label=row, **style)
+            axis.set(xscale="log", xticks=views, xticklabels=views, xlabel="frames of the room", title=title)
+            axis.set_ylabel("f-mIoU")
+            axis.grid(alpha=0.3)
+        axes[0].legend(fontsize=8)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -209,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     a.out.mkdir(parents=True, exist_ok=True)
     if not a.no_training:
-        train(a.rows, a.seeds, a)
+        run_all(make_runs(a.rows, a.seeds, a), a.jobs)
     if a.no_evaluation:
         return
     found = evaluate(a.rows, a)

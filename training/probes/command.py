@@ -31,6 +31,7 @@ def add_command(commands: Any) -> None:
         "--seed", type=int, default=d.seed, help="of weights, batches, and the choice of scenes and points"
     )
     probe.add_argument("--batch-scenes", type=int, default=d.batch_scenes, help="scenes of an update")
+    probe.add_argument("--max-points", type=int, default=d.max_points, help="Gaussians that a scene is cropped to")
     probe.add_argument("--learning-rate", type=float, default=d.learning_rate, help="blocks take a tenth")
     probe.add_argument("--lovasz", type=float, default=d.lovasz, help="weight of the Lovasz loss")
     probe.add_argument("--scene-fraction", type=float, default=1.0, help="share of the scenes to learn from")
@@ -53,7 +54,7 @@ def _probe(a: argparse.Namespace) -> dict[str, Any]:
     model, description, _ = read_model(a.model)
     config = ProbeConfig(
         steps=a.steps, seed=a.seed, batch_scenes=a.batch_scenes, learning_rate=a.learning_rate,
-        block_rate=a.learning_rate / 10, lovasz=a.lovasz,
+        block_rate=a.learning_rate / 10, lovasz=a.lovasz, max_points=a.max_points,
     )  # fmt: skip
     began = time.perf_counter()
     probe = train_probe(a.kind, model, scenes, names, config, device)
