@@ -62,20 +62,18 @@ def run_name(row: str, seed: int | str) -> str:
 def make_runs(rows: Sequence[str], seeds: Sequence[int], a: argparse.Namespace) -> list[Run]:
     """A training for each row and seed; all rows of a seed before the next."""
     schedule = ("--seconds", a.seconds) if a.seconds else ("--steps", a.steps)
-    return [
-        Run(
-            a.out / "runs" / run_name(name, seed),
-            "training.pretrain",
-            (
-                "--data", a.data, "--bank", a.bank, "--recipe", ROWS[name].recipe, "--heads", *ROWS[name].heads,
-                *ROWS[name].options, "--seed", seed, "--batch-scenes", a.batch_scenes, *schedule,
-                "--validate-every", a.validate_every, "--max-points", a.max_points, "--device", a.device,
-                "--workers", a.workers, "--out", a.out / "runs" / run_name(name, seed),
-            ),
-        )
-        for seed in seeds
-        for name in rows
-    ]  # fmt: skip
+    common = (
+        "--data", a.data, "--bank", a.bank, "--batch-scenes", a.batch_scenes, "--max-points", a.max_points, *schedule,
+        "--validate-every", a.validate_every, "--save-every", a.validate_every, "--workers", a.workers,
+        "--device", a.device,
+    )  # fmt: skip
+    runs = []
+    for seed in seeds:
+        for name in rows:
+            row, folder = ROWS[name], a.out / "runs" / run_name(name, seed)
+            own = ("--recipe", row.recipe, "--heads", *row.heads, *row.options, "--seed", seed, "--out", folder)
+            runs.append(Run(folder, "training.pretrain", (*common, *own)))
+    return runs
 
 
 def accuracy(

@@ -138,8 +138,8 @@ def _recipe(name: str, model: ModelConfig, pretrain: PretrainConfig) -> Recipe:
 
 EMBEDDED_TEACHERS = (
     TeacherConfig("lang", 384, contrast="segment", text_weight=0.5, class_power=0.5),
-    TeacherConfig("gen", 64),
-    TeacherConfig("obj", 64, contrast="instance", starts_at=0.5),
+    TeacherConfig("gen", 64, weight=0.5, class_power=0.5),
+    TeacherConfig("obj", 64, weight=0.5, class_power=0.5, contrast="instance", starts_at=0.5),
 )
 """The heads of the embedded 2D teacher. The object-aware one joins for the second half, as in the paper."""
 
