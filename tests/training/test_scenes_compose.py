@@ -11,11 +11,12 @@ import pytest
 pytest.importorskip("embreex")
 pytest.importorskip("trimesh")
 
-from training.scenes import generate
+from training.scenes import generate, primitives
 from training.scenes.assets import EVERYDAY_CATEGORIES, AssetError, AssetLibrary, Split, load_glb
 from training.scenes.camera import free_space, plan_path, tour
 from training.scenes.compose import compose
-from training.scenes.layout import Footprint
+from training.scenes.furnish import on_ceiling
+from training.scenes.layout import Footprint, Layout, Model, Room
 from training.scenes.scene_file import load_scene
 
 
@@ -122,6 +123,19 @@ def torch_isin(values, wanted):
     import torch
 
     return torch.isin(values, torch.tensor(wanted))
+
+
+@pytest.mark.parametrize(("width", "placed"), [(0.4, True), (3.0, False)])
+def test_what_is_wider_than_the_room_is_left_out(width: float, placed: bool):
+    lamp = Model("made:lamp", "ceiling_lamp", (width, width, 0.2), primitives.vase(np.random.default_rng(0), 0.2))
+
+    class OneLamp:
+        def rare(self, place: str) -> Model:
+            return lamp
+
+    layout = Layout([Room(np.zeros(2), np.array([2.0, 4.0]), 2.5)], np.random.default_rng(1))
+    on_ceiling(layout, layout.rooms[0], OneLamp())
+    assert bool(layout.placements) == placed
 
 
 def test_bad_assets_are_named(tmp_path: Path):

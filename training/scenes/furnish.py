@@ -313,6 +313,8 @@ def on_ceiling(layout: Layout, room: Room, catalog: Catalog) -> None:
         if (model := catalog.rare("ceiling")) is not None:
             scale = float(layout.rng.uniform(0.9, 1.2))
             half = np.array(model.size[:2]) * scale
+            if (room.low + half > room.high - half).any():
+                continue  # wider than the room
             xy = layout.rng.uniform(room.low + half, room.high - half)
             layout.try_place(model, room, xy, 0.0, z=room.height - model.size[2] * scale, scale=scale)
 
