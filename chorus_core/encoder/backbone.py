@@ -32,13 +32,13 @@ class DropPath(nn.Module):
         super().__init__()
         self.probability = probability
 
-    def forward(self, x: Tensor, batch: Tensor) -> Tensor:
-        """Features [N, C], kept or zeroed by the scene [N] they belong to."""
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        """Features [N, C] of a level's voxels, kept or zeroed by the scene they belong to."""
         if not self.training or self.probability == 0.0:
             return x
         keep = 1.0 - self.probability
-        scenes = torch.rand(int(batch[-1]) + 1, 1, device=x.device) < keep
-        return x * (scenes[batch].to(x.dtype) / keep)
+        scenes = (torch.rand(level.scenes, 1, device=x.device) < keep).to(x.dtype) / keep
+        return x * scenes[level.batch]
 
 
 class PatchAttention(nn.Module):
@@ -101,8 +101,8 @@ class Block(nn.Module):
         convolve, linear, norm = self.cpe
         x = x + norm(linear(convolve(x, level)))
         attended = self.attn(self.norm1[0](x), level.patches[self.curve])
-        x = x + self.drop_path(attended, level.batch)
-        return x + self.drop_path(self.mlp[0](self.norm2[0](x)), level.batch)
+        x = x + self.drop_path(attended, level)
+        return x + self.drop_path(self.mlp[0](self.norm2[0](x)), level)
 
 
 class Stem(nn.Module):

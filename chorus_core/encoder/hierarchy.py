@@ -40,6 +40,8 @@ class Level:
         batch: scene of each voxel, ascending, int64 [N].
         cell_of_finer: for each voxel of the finer level the voxel it joins here, [N_finer]; None at stage 0.
         patches: one cut for each curve that the stage's blocks use.
+        scenes: how many there are; this and the next are numbers of the host, so that no pass waits for a GPU to say.
+        extent: cells along each axis that hold all voxels.
         conv_cache: what the sparse convolution derives from the grid once for all blocks.
     """
 
@@ -47,6 +49,8 @@ class Level:
     batch: Tensor
     cell_of_finer: Tensor | None
     patches: list[Patches]
+    scenes: int
+    extent: tuple[int, int, int]
     conv_cache: dict[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -75,18 +79,20 @@ def build_hierarchy(grid: Tensor, offset: Tensor, curves: Sequence[Sequence[int]
     grid = grid.long()
     sizes = torch.diff(offset.to(grid.device), prepend=offset.new_zeros(1).to(grid.device))
     batch = torch.repeat_interleave(torch.arange(offset.numel(), device=grid.device), sizes)
+    extent = [int(top) + 1 for top in grid.amax(dim=0).tolist()]
     levels: list[Level] = []
     cell_of_finer: Tensor | None = None
     for stage, stage_curves in enumerate(curves):
         if stage:
             grid, batch, cell_of_finer = _halve(grid, batch)
-        depth = grid_depth(grid)
+            extent = [(cells + 1) // 2 for cells in extent]
+        depth = grid_depth(extent)
         scene_sizes = torch.bincount(batch, minlength=offset.numel()).tolist()
         patches = [
             _cut(torch.argsort(encode(grid, batch, depth, ORDERS[curve])), scene_sizes, patch_size)
             for curve in stage_curves
         ]
-        levels.append(Level(grid, batch, cell_of_finer, patches))
+        levels.append(Level(grid, batch, cell_of_finer, patches, offset.numel(), tuple(extent)))
     return levels
 
 

@@ -5,6 +5,8 @@ Codes follow Wu et al. 2024 (PTv3): Morton ("z") and Hilbert, each also with x a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,11 +16,15 @@ ORDERS = ("z", "z-trans", "hilbert", "hilbert-trans")
 _MAX_DEPTH = 16  # 3 x 16 bits of code leave 15 for the batch index in an int64
 
 
-def grid_depth(grid: Tensor) -> int:
-    """Bits that each axis of a non-negative integer grid [N, 3] takes (bit length of its largest coordinate + 1)."""
-    depth = int(grid.max() + 1).bit_length() if grid.numel() else 1
+def grid_depth(extent: Sequence[int]) -> int:
+    """Bits that each axis of a grid takes: the bit length of the largest number of cells along one.
+
+    Raises:
+        ValueError: the codes would not fit.
+    """
+    depth = int(max(extent)).bit_length()
     if depth > _MAX_DEPTH:
-        raise ValueError(f"grid coordinate {int(grid.max())} needs {depth} bits an axis: expected at most {_MAX_DEPTH}")
+        raise ValueError(f"grid coordinate {max(extent) - 1} needs {depth} bits an axis: expected at most {_MAX_DEPTH}")
     return depth
 
 

@@ -42,7 +42,8 @@ def smooth(features: Tensor, points: Tensor, grid_size: float, rounds: int) -> T
 def _adjacency(voxels: Tensor) -> Tensor:
     """Which voxels [V, 3] touch, each itself among them, as a sparse matrix of ones [V, V]."""
     itself = torch.arange(voxels.shape[0], device=voxels.device)
-    pairs = neighbour_pairs(voxels, torch.zeros_like(itself)).values()
+    extent = (voxels.amax(dim=0) + 1).tolist()
+    pairs = neighbour_pairs(voxels, torch.zeros_like(itself), extent).values()
     rows, columns = (torch.cat((itself, *ends)) for ends in zip(*pairs, strict=True))
     ones = torch.ones(rows.numel(), device=voxels.device)
     size = (voxels.shape[0],) * 2

@@ -6,6 +6,7 @@ The twin is what a CPU runs (it is faster there than spconv's native kernels) an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,18 +54,19 @@ def convolve_torch(x: Tensor, weight: Tensor, level: Level) -> Tensor:
 def _pairs_of(level: Level) -> dict[int, tuple[Tensor, Tensor]]:
     """The neighbour pairs of a level, found once."""
     if "pairs" not in level.conv_cache:
-        level.conv_cache["pairs"] = neighbour_pairs(level.grid, level.batch)
+        level.conv_cache["pairs"] = neighbour_pairs(level.grid, level.batch, level.extent)
     return level.conv_cache["pairs"]  # type: ignore[return-value]
 
 
-def neighbour_pairs(grid: Tensor, batch: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+def neighbour_pairs(grid: Tensor, batch: Tensor, extent: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
     """For each kernel cell but the centre: voxels that have that neighbour, and the neighbour.
 
     Args:
         grid: non-negative integer coordinates [N, 3].
         batch: scene of each voxel [N].
+        extent: cells along each axis that hold all voxels.
     """
-    bits = int(grid.max() + 3).bit_length()  # a margin of one on both sides, so that no offset wraps into another axis
+    bits = (max(extent) + 2).bit_length()  # a margin of one on both sides: no offset wraps into another axis
     key = (((batch << bits | grid[:, 0] + 1) << bits) | grid[:, 1] + 1) << bits | grid[:, 2] + 1
     ordered, permutation = torch.sort(key)
     pairs = {}
@@ -91,8 +93,8 @@ def _convolve_spconv(x: Tensor, weight: Tensor, level: Level) -> Tensor:
         dtype = torch.float16 if x.dtype in (torch.float16, torch.bfloat16) and not needs_grad else torch.float32
         if "spconv" not in level.conv_cache:
             indices = torch.cat((level.batch[:, None], level.grid), dim=1).int().contiguous()
-            shape = [int(s) + 1 for s in level.grid.amax(dim=0)]
-            holder = spconv.SparseConvTensor(x.new_empty((0, 1)), indices, shape, int(level.batch[-1]) + 1)
+            shape = list(level.extent)
+            holder = spconv.SparseConvTensor(x.new_empty((0, 1)), indices, shape, level.scenes)
             level.conv_cache["spconv"] = spconv.ops.get_indice_pairs_implicit_gemm(
                 indices, holder.batch_size, shape, ConvAlgo.MaskImplicitGemm, ksize=[3] * 3, stride=[1] * 3,
                 padding=[1] * 3, dilation=[1] * 3, out_padding=[0] * 3, subm=True, transpose=False, is_train=True,

@@ -34,7 +34,7 @@ def test_every_voxel_is_in_one_patch_of_its_scene_and_comes_back(sizes: list[int
     offset = torch.tensor(sizes).cumsum(0)
     (level,) = build_hierarchy(grid, offset, [ALL], patch_size)
     batch = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    depth = grid_depth(grid)
+    depth = grid_depth(level.extent)
     for patches, order in zip(level.patches, ORDERS, strict=True):
         slots = torch.cat((patches.full.flatten(), patches.short.flatten()))
         assert torch.equal(slots[patches.back], torch.arange(len(grid))), "back finds each voxel's own slot"
@@ -59,6 +59,15 @@ def test_every_voxel_is_in_one_patch_of_its_scene_and_comes_back(sizes: list[int
         assert (patches.short_mask is None) == (len({len(walk) for walk in short}) < 2)
         assert [row[mask].tolist() for row, mask in zip(patches.short, masks, strict=True)] == short
         assert all((row[~mask] == row[0]).all() for row, mask in zip(patches.short, masks, strict=True))
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 70)] * 3), min_size=1, max_size=20))
+def test_extents_hold_every_level_and_no_more(cells: list[tuple[int, int, int]]) -> None:
+    grid = torch.tensor(sorted(set(cells)))
+    grid = grid - grid.amin(dim=0)
+    for level in build_hierarchy(grid, torch.tensor([len(grid)]), [()] * 4, 8):
+        assert list(level.extent) == (level.grid.amax(dim=0) + 1).tolist()
+        assert level.scenes == 1
 
 
 def test_each_level_halves_the_one_before() -> None:

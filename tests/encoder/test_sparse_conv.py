@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chorus_core.encoder.hierarchy import Level
+from chorus_core.encoder.hierarchy import Level, build_hierarchy
 from chorus_core.encoder.sparse_conv import SubMConv3d, convolve_torch
+
+
+def level_of(grid: torch.Tensor, *sizes: int) -> Level:
+    """The finest level of scenes of these sizes; one scene by default."""
+    return build_hierarchy(grid, torch.tensor(sizes or (len(grid),)).cumsum(0), [()], 8)[0]
 
 
 def random_level(seed: int, sizes: tuple[int, ...] = (400, 300), extent: int = 12) -> Level:
@@ -14,8 +19,7 @@ def random_level(seed: int, sizes: tuple[int, ...] = (400, 300), extent: int = 1
     rng = torch.Generator().manual_seed(seed)
     cells = torch.cartesian_prod(*[torch.arange(extent)] * 3)
     grid = torch.cat([cells[torch.randperm(len(cells), generator=rng)[:size]] for size in sizes])
-    batch = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return Level(grid, batch, None, [])
+    return level_of(grid, *sizes)
 
 
 def convolve_densely(x: torch.Tensor, weight: torch.Tensor, level: Level) -> torch.Tensor:
@@ -48,10 +52,10 @@ def test_it_is_the_dense_convolution_at_the_occupied_voxels(seed: int) -> None:
 def test_lonely_voxels_and_the_ends_of_the_grid() -> None:
     """Neighbours must not wrap from one axis into the next."""
     grid = torch.tensor([[0, 0, 3], [0, 1, 0], [1, 0, 0], [0, 3, 3], [3, 3, 3], [1, 3, 3]])
-    level = Level(grid, torch.zeros(6, dtype=torch.int64), None, [])
+    level = level_of(grid)
     weight, x = torch.randn(4, 3, 3, 3, 4), torch.randn(6, 4)
     assert torch.allclose(convolve_torch(x, weight, level), convolve_densely(x, weight, level), atol=1e-5)
-    alone = Level(torch.tensor([[5, 5, 5]]), torch.zeros(1, dtype=torch.int64), None, [])
+    alone = level_of(torch.tensor([[5, 5, 5]]))
     assert torch.allclose(convolve_torch(x[:1], weight, alone), x[:1] @ weight[:, 1, 1, 1].T, atol=1e-6)
 
 
@@ -84,7 +88,7 @@ def test_it_is_spconvs(seed: int) -> None:
 @pytest.mark.parametrize("grad", [False, True])
 def test_cuda_agrees_with_cpu(grad: bool) -> None:
     level = random_level(0, sizes=(1200, 900), extent=20)
-    on_gpu = Level(level.grid.cuda(), level.batch.cuda(), None, [])
+    on_gpu = level_of(level.grid.cuda(), 1200, 900)
     torch.manual_seed(0)
     conv = SubMConv3d(32, 32)
     x = torch.randn(len(level), 32)
