@@ -65,7 +65,7 @@ def make_runs(rows: Sequence[str], seeds: Sequence[int], a: argparse.Namespace) 
     common = (
         "--data", a.data, "--bank", a.bank, "--batch-scenes", a.batch_scenes, "--max-points", a.max_points, *schedule,
         "--validate-every", a.validate_every, "--save-every", a.validate_every, "--workers", a.workers,
-        "--device", a.device,
+        "--device", a.device, "--keep-scenes",
     )  # fmt: skip
     runs = []
     for seed in seeds:

@@ -212,6 +212,9 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=min(8, os.cpu_count() or 1),
         help="processes that draw batches, for each that trains; a GPU keeps about eight busy (default %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--keep-scenes", action="store_true", help="read scenes once and keep them in memory (all but their features)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     return parser
 
@@ -227,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe = replace(recipe, pretrain=replace(recipe.pretrain, text_encoder=bank.encoder_name))
     heads = [t.head for t in recipe.pretrain.teachers if t.target == "lifted"]
     classes = class_names(a.data, [subset for subset in ("train", "val") if (a.data / subset).is_dir()])
-    train = SceneStore(a.data, "train", heads, classes)
+    train = SceneStore(a.data, "train", heads, classes, a.keep_scenes)
     val = SceneStore(a.data, "val", (), classes) if (a.data / "val").is_dir() else None
     has_names = bool(classes) and LANGUAGE_HEAD in recipe.model.heads
     encoder = recipe.pretrain.text_encoder

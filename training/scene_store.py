@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from chorus_core.encoder.hierarchy import Level
 from chorus_core.encoder.inputs import gaussian_channels, point_channels, voxelize
@@ -91,34 +92,43 @@ class Batch:
 
 
 class SceneStore(Dataset):
-    """The scenes of one subset of a prepared data set, each read when it is asked for.
+    """The scenes of one subset of a prepared data set. Feature tables stay on disk until rows of them are used.
 
     Args:
         root: holds ``<subset>/<scene>/``.
         subset: whose scenes.
         heads: whose lifted features are needed.
         classes: names in the order of the class table.
+        keep: read all scenes now and keep them (all but their features), which processes that are forked then share;
+            otherwise each is read whenever it is asked for.
 
     Raises:
-        SceneFolderError: there are no scenes.
+        SceneFolderError: there are no scenes, or (to keep) one is malformed or lacks a head's features.
     """
 
-    def __init__(self, root: str | Path, subset: str, heads: Collection[str], classes: Sequence[str]) -> None:
+    def __init__(
+        self, root: str | Path, subset: str, heads: Collection[str], classes: Sequence[str], keep: bool = False
+    ) -> None:
         self.folders = prepared_scenes(root, subset)
         self.heads = tuple(heads)
         self.classes = tuple(classes)
         self._place = {name: i for i, name in enumerate(self.classes)}
+        self._kept: list[StoredScene] = []
+        if keep:
+            self._kept = [self._read(folder) for folder in tqdm(self.folders, desc=f"read {subset}", disable=None)]
 
     def __len__(self) -> int:
         return len(self.folders)
 
     def __getitem__(self, index: int) -> StoredScene:
-        """A scene; its feature tables stay on disk until rows of them are used.
+        """A scene.
 
         Raises:
             SceneFolderError: it is malformed or lacks a head's features.
         """
-        folder = self.folders[index]
+        return self._kept[index] if self._kept else self._read(self.folders[index])
+
+    def _read(self, folder: Path) -> StoredScene:
         prepared = load_prepared(folder, self.heads)
         info = prepared.info
         table = torch.tensor([self._place.get(name, -1) for name in info.classes] + [-1])

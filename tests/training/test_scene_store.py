@@ -155,6 +155,19 @@ def test_which_views_saw_a_gaussian_is_read_where_it_is_known(root: Path) -> Non
     assert list(store[1].features) == ["lang"]
 
 
+def test_kept_scenes_are_those_that_would_be_read(root: Path) -> None:
+    kept, read = (SceneStore(root, "train", ("lang", "gen"), CLASSES, keep=keep) for keep in (True, False))
+    assert kept[2] is kept[2]
+    assert read[2] is not read[2]
+    for k in range(len(read)):
+        ours, theirs = (draw_sample(store[k], AugmentConfig(), 0.02, (1, k), points=False) for store in (kept, read))
+        assert torch.equal(ours.feat, theirs.feat)
+        assert torch.equal(ours.targets["gen"], theirs.targets["gen"])
+        assert ours.category == theirs.category
+    with pytest.raises(SceneFolderError, match=r"no obj_feat\.npy"):
+        SceneStore(root, "train", ("obj",), CLASSES, keep=True)
+
+
 def test_a_batch_is_copied_whole(root: Path) -> None:
     """Every tensor, those of the geometry too; words and structure stay."""
     store = SceneStore(root, "train", ("lang", "gen"), CLASSES)
