@@ -7,7 +7,8 @@ rasterised once, for its weights; features enter as one sparse product, so their
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,15 +61,18 @@ class Lifter:
         Raises:
             ValueError: features of another width or image size, not finite, or cells outside the table.
         """
-        self._check(view, features)
-        device, dtype = self.sums.device, self.sums.dtype
-        cells = features.cells.to(device).flatten()[view.pixels.to(device)]
-        table = features.table.detach().to(device, dtype)
-        rows, columns, weights = _pooled(
-            view.gaussians.to(device), cells, view.weights.detach().to(device, dtype), len(table)
-        )
-        self.weight.index_add_(0, rows, weights)
-        _add_product(self.sums, rows, columns, weights, table)
+        add_view({"": self}, view, {"": features})
+
+    def _add(self, pooled: PooledWeights, table: Tensor) -> None:
+        """Add a view whose weights are pooled over the cells of a table [C, D]."""
+        self.weight.index_add_(0, pooled.rows, pooled.weights)
+        _add_product(self.sums, pooled, table.detach().to(self.sums))
+
+    def _check(self, table: Tensor) -> None:
+        if table.ndim != 2 or table.shape[1] != self.sums.shape[1]:
+            raise ValueError(f"FeatureTable.table has shape {tuple(table.shape)}: expected [C, {self.sums.shape[1]}]")
+        if not torch.isfinite(table).all():
+            raise ValueError("FeatureTable.table holds values that are not finite: expected finite features")
 
     @torch.no_grad()
     def features(
@@ -109,17 +113,69 @@ class Lifter:
         self.sums += other.sums.to(self.sums.device)
         self.weight += other.weight.to(self.weight.device)
 
-    def _check(self, view: Contributions, features: FeatureTable) -> None:
-        table, cells = features.table, features.cells
-        if table.ndim != 2 or table.shape[1] != self.sums.shape[1]:
-            raise ValueError(f"FeatureTable.table has shape {tuple(table.shape)}: expected [C, {self.sums.shape[1]}]")
-        if tuple(cells.shape) != view.size:
-            raise ValueError(f"FeatureTable.cells has shape {tuple(cells.shape)}: expected the view's, {view.size}")
-        low, high = (int(x) for x in cells.aminmax()) if cells.numel() else (-1, -1)
-        if low < -1 or high >= len(table):
-            raise ValueError(f"FeatureTable.cells are in [{low}, {high}]: expected [-1, {len(table) - 1}]")
-        if not torch.isfinite(table).all():
-            raise ValueError("FeatureTable.table holds values that are not finite: expected finite features")
+
+@torch.no_grad()
+def add_view(lifters: Mapping[str, Lifter], view: Contributions, tables: Mapping[str, FeatureTable]) -> None:
+    """Add what one view says to several lifters of the same Gaussians, by head.
+
+    Tables with the same cells (one tensor) share the pooling of the weights, which is most of the work where features
+    are narrow.
+
+    Raises:
+        ValueError: as :meth:`Lifter.add`.
+    """
+    pooled: dict[tuple[int, int], PooledWeights] = {}
+    for head, lifter in lifters.items():
+        features = tables[head]
+        lifter._check(features.table)
+        key = id(features.cells), len(features.table)
+        if key not in pooled:
+            pooled[key] = pool(view, features.cells, len(features.table), like=lifter.sums)
+        lifter._add(pooled[key], features.table)
+
+
+@dataclass(frozen=True)
+class PooledWeights:
+    """Weights of a view, summed over the pixels that share a cell: entries of a sparse matrix [N, C], sorted [Q].
+
+    A Gaussian shows in tens of pixels but in few cells, so that the product with the table shrinks as much.
+
+    Attributes:
+        rows: Gaussians.
+        columns: cells.
+        weights: sums.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    weights: Tensor
+
+
+def pool(view: Contributions, cells: Tensor, count: int, like: Tensor) -> PooledWeights:
+    """The weights of a view pooled over the cells of its image.
+
+    Args:
+        cells: row of a feature table of each pixel, -1 for none, int64 [H, W].
+        count: rows of the table C.
+        like: gives device and dtype.
+
+    Raises:
+        ValueError: cells of another image size or outside the table.
+    """
+    if tuple(cells.shape) != view.size:
+        raise ValueError(f"FeatureTable.cells has shape {tuple(cells.shape)}: expected the view's, {view.size}")
+    low, high = (int(x) for x in cells.aminmax()) if cells.numel() else (-1, -1)
+    if low < -1 or high >= count:
+        raise ValueError(f"FeatureTable.cells are in [{low}, {high}]: expected [-1, {count - 1}]")
+    device = like.device
+    cell = cells.to(device).flatten()[view.pixels.to(device)]
+    said = cell >= 0
+    keys, order = torch.sort(view.gaussians.to(device)[said] * count + cell[said])
+    keys, counts = torch.unique_consecutive(keys, return_counts=True)
+    weights = view.weights.detach().to(like)[said][order]
+    sums = torch.segment_reduce(weights, "sum", lengths=counts) if keys.numel() else weights[:0]
+    rows = torch.div(keys, max(count, 1), rounding_mode="floor")
+    return PooledWeights(rows, keys - rows * count, sums)
 
 
 @torch.no_grad()
@@ -181,21 +237,9 @@ def lift_views(
     return lifter.features(min_weight=0.0)[0], lifter.weight
 
 
-def _pooled(gaussians: Tensor, cells: Tensor, weights: Tensor, cell_count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights summed over the pixels that share a cell: Gaussians, cells and weights, sorted by the first two [Q].
-
-    A Gaussian shows in tens of pixels but in few cells, so that the product with the table shrinks as much.
-    """
-    said = cells >= 0
-    keys, order = torch.sort(gaussians[said] * cell_count + cells[said])
-    keys, counts = torch.unique_consecutive(keys, return_counts=True)
-    sums = torch.segment_reduce(weights[said][order], "sum", lengths=counts) if keys.numel() else weights[:0]
-    rows = torch.div(keys, max(cell_count, 1), rounding_mode="floor")
-    return rows, keys - rows * cell_count, sums
-
-
-def _add_product(sums: Tensor, rows: Tensor, columns: Tensor, weights: Tensor, table: Tensor) -> None:
-    """sums += A @ table in place, A [N, C] sparse with sorted entries; nothing of the size of ``sums`` is made."""
+def _add_product(sums: Tensor, pooled: PooledWeights, table: Tensor) -> None:
+    """sums += A @ table in place, A [N, C] the pooled weights; nothing of the size of ``sums`` is made."""
+    rows, columns, weights = pooled.rows, pooled.columns, pooled.weights
     if weights.numel() == 0:
         return
     shape = (len(sums), len(table))

@@ -62,14 +62,19 @@ class Teacher(ABC):
     def tables(self, images: Tensor) -> dict[str, list[FeatureTable]]:
         """For each head the features of each image, as tables (on the teacher's device).
 
+        Tables on the same grid have the same tensor of cells, by which lifting knows that they share it.
+
         Args:
             images: sRGB, uint8 [B, H, W, 3], on any device.
         """
         height, width = images.shape[1:3]
+        cells: dict[tuple[int, int], Tensor] = {}
         found = {}
         for head, grid in self.maps(images).items():
-            cells = grid_cells(height, width, *grid.shape[1:3], device=grid.device)
-            found[head] = [FeatureTable(features.flatten(0, 1), cells) for features in grid]
+            size = (grid.shape[1], grid.shape[2])
+            if size not in cells:
+                cells[size] = grid_cells(height, width, *size, device=grid.device)
+            found[head] = [FeatureTable(features.flatten(0, 1), cells[size]) for features in grid]
         return found
 
 

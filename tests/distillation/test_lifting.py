@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus_core.distillation.lifting import Lifter, center_contributions, lift_views
+from chorus_core.distillation import lifting
+from chorus_core.distillation.lifting import Lifter, add_view, center_contributions, lift_views, pool
 from chorus_core.frames import CameraIntrinsics
 from chorus_core.gaussians import Gaussians
 from chorus_core.rendering import Contributions, View, contributions, render, torch_engine
@@ -203,6 +204,24 @@ def test_centers_outside_the_image_are_not_sampled() -> None:
     weights = contributions(scene, make_view())
     assert weights.weights.sum() > 1
     assert center_contributions(weights, scene, make_view()).gaussians.numel() == 0
+
+
+def test_heads_that_share_cells_are_lifted_as_if_each_were_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, table = contributions(make_scene(), make_view()), random_table(0)
+    other = replace(table, table=torch.randn(len(table.table), 5))
+    third = random_table(1)
+    tables = {"a": table, "b": other, "c": third}
+    pools = []
+    monkeypatch.setattr(lifting, "pool", lambda *a, **k: pools.append(1) or pool(*a, **k))
+    together = {head: Lifter(COUNT, t.table.shape[1]) for head, t in tables.items()}
+    add_view(together, weights, tables)
+    assert len(pools) == 2, "one for the two that share"
+    for head, features in tables.items():
+        alone = Lifter(COUNT, features.table.shape[1])
+        alone.add(weights, features)
+        assert torch.equal(alone.sums, together[head].sums)
+        assert torch.equal(alone.weight, together[head].weight)
+    assert together["a"].sums.abs().sum() > 0
 
 
 def test_features_of_unit_length() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from chorus_core.distillation.lifting import Lifter, center_contributions
+from chorus_core.distillation.lifting import Lifter, add_view, center_contributions
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping.geometry import rotations_from_quats
 from chorus_core.rendering import contributions
@@ -96,8 +96,7 @@ def lift_views(
                 seen |= (weight > _SEEN_WEIGHT).long() << (shown.n // views_of_bit)
                 if config.center:
                     weights = center_contributions(weights, gaussians, item.view)
-                for head, lifter in lifters.items():
-                    lifter.add(weights, tables[head][number])
+                add_view(lifters, weights, {head: tables[head][number] for head in lifters})
                 shown.update()
     features = {head: _lifted(lifter, config.min_weight) for head, lifter in lifters.items()}
     return LiftedViews(features, _normals(gaussians, towards), seen)
