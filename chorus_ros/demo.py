@@ -26,7 +26,8 @@ from rich.table import Table
 from std_srvs.srv import Trigger
 from tqdm import tqdm
 
-from chorus_ros.demo_pictures import draw_map
+from chorus_core.map_pictures import draw_map
+from chorus_core.saved_map import open_saved_map
 
 ROOT = Path(__file__).resolve().parents[1]
 SEQUENCE = ROOT / "data" / "house_drive" / "bag"
@@ -183,7 +184,7 @@ def run(
         rclpy.shutdown()
     show(answers)
     map_path = _adopt(Path(saved.message), out)
-    pictures = draw_map(map_path, queries, out)
+    pictures = draw_map(open_saved_map(map_path), queries, out)
     summary = {
         "sequence": sequence.name,
         "frames": status.frames,

@@ -21,15 +21,18 @@ from chorus_core.config import Config, parse
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.rgbd import open_sequence
-from chorus_core.pipeline import Pipeline
+from chorus_core.map_pictures import draw_map
+from chorus_core.pipeline import Pipeline, choose_device
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary
+from chorus_core.teachers import load_teacher
 from training.evaluation import commands as prepared_commands
 from training.evaluation.encoded import SceneAccuracy, Unseen, encode_scenes, predict
-from training.evaluation.figures import draw_recording
+from training.evaluation.figures import draw_labels, draw_recording
 from training.evaluation.label_accuracy import label_accuracy
 from training.evaluation.presence import Answer, ask, object_gap
 from training.evaluation.recording import hold_out, map_recording, render_quality
+from training.evaluation.second_opinion import ask_teacher
 from training.evaluation.surface import LabelledSurface
 from training.language import LanguageTargets, absent_words
 from training.probes import command as probe_command
@@ -128,6 +131,14 @@ def evaluate_sequence(a: argparse.Namespace) -> dict[str, Any]:
     order = [int(i) for i in np.argsort(-counts, kind="stable")[:20] if counts[i]]
     report["labels"] = {labelled.vocabulary.labels[i]: int(counts[i]) for i in order}
     report["stage_ms"] = pipeline.status().stage_ms
+    draw_map(pipeline.semantics, a.query, a.out)
+    if a.second_opinion:
+        teacher = load_teacher(a.second_opinion, choose_device(a.device))
+        sequence = open_sequence(a.sequence, upright=a.upright)
+        opinion = ask_teacher(pipeline, (sequence[i] for i in range(0, len(sequence), a.opinion_every)), teacher)
+        panels = {"encoder": opinion.own, teacher.name: opinion.theirs}
+        draw_labels(a.out / "second_opinion.png", labelled.gaussians, panels, opinion.vocabulary)
+        report["second_opinion"] = {"teacher": teacher.name, **opinion.report()}
     return report
 
 
@@ -169,6 +180,10 @@ def _parser() -> argparse.ArgumentParser:
     sequence.add_argument("--vocabulary", default="indoor", help="labels to choose from")
     sequence.add_argument("--upright", action="store_true", help="find the vertical first; for hand-held recordings")
     sequence.add_argument("--query", nargs="*", default=[], help="texts to ask for")
+    sequence.add_argument(
+        "--second-opinion", metavar="TEACHER", help="also lift this closed-set teacher (enet:FILE) and compare labels"
+    )
+    sequence.add_argument("--opinion-every", type=int, default=5, help="step between the frames it sees")
     sequence.set_defaults(run=evaluate_sequence)
     scenes = commands.add_parser("scenes", parents=[shared], help="generated scenes")
     scenes.add_argument("--scenes", type=Path, required=True, help="folder of scenes")

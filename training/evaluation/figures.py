@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from chorus_core.frames import RgbdFrame
+from chorus_core.gaussians import Gaussians
 from chorus_core.rendering import View
 from chorus_core.semantics.labelled_map import LabelledMap
 from chorus_core.semantics.vocabulary import Vocabulary
@@ -52,6 +53,14 @@ def draw_recording(
         paths.append(folder / f"view_{k}.png")
         save_picture(paths[-1], with_legend(np.concatenate(grid, axis=0), legend, columns=4))
     return paths
+
+
+def draw_labels(path: Path, gaussians: Gaussians, labellings: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> None:
+    """Labellings [N] of the same Gaussians (places in the vocabulary, -1 = none) side by side, seen from above."""
+    view, mask = overview(gaussians)
+    layers = {title: _paint(vocabulary, labels[mask.cpu().numpy()]) for title, labels in labellings.items()}
+    picture = np.concatenate(_panels(Painter(gaussians[mask], view), layers), axis=1)
+    save_picture(path, with_legend(picture, _legend(vocabulary, np.concatenate(list(labellings.values()))), columns=10))
 
 
 def _panels(painter: Painter, layers: dict[str, Tensor]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The demo's pictures: a saved map in colour, by label, by principal components and by relevancy to each query."""
+"""Pictures of a map: in colour, by label, by principal components and by relevancy to each query."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from chorus_core.saved_map import open_saved_map
 from chorus_core.semantics.labelled_map import LabelledMap
+from chorus_core.semantics.semantic_map import SemanticMap
 from chorus_core.visualize import (
     Painter,
     heat_colors,
@@ -23,9 +23,12 @@ from chorus_core.visualize import (
 )
 
 
-def draw_map(map_path: Path, queries: Sequence[str], out: Path) -> list[Path]:
-    """Draw a saved map; returns the pictures written."""
-    semantics = open_saved_map(map_path)
+def draw_map(semantics: SemanticMap, queries: Sequence[str], out: Path) -> list[Path]:
+    """Draw a map from above: ``map_color.png``, ``map_labels.png``, ``map_pca.png``, ``query_<text>.png`` each.
+
+    Returns:
+        The pictures written.
+    """
     labelled = semantics.current
     view, shown = overview(labelled.gaussians)
     colors = labelled.gaussians.colors[shown]
