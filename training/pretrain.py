@@ -68,28 +68,37 @@ class RunLog:
 def pretrain(
     trainer: Trainer, train: SceneStore, val: SceneStore | None, texts: ClassTexts | None, out: Path, workers: int
 ) -> None:
-    """Run the steps still to come; log, validate and save on the way."""
-    config, world = trainer.config, trainer.world
-    log = RunLog(out, trainer.step) if world.main else None
+    """Run the steps still to come; log, validate and save on the way and at the end."""
+    config, world, first = trainer.config, trainer.world, trainer.step
+    log = RunLog(out, first) if world.main else None
     recent: list[dict[str, Tensor]] = []
     began = time.perf_counter()
-    bar = tqdm(total=config.steps, initial=trainer.step, desc="pretrain", disable=None if world.main else True)
+
+    def report(figures: bool, validation: bool, state: bool) -> None:
+        nonlocal recent, began
+        if log is None:
+            return
+        if figures and recent:
+            rate = len(recent) * config.batch_scenes / (time.perf_counter() - began)
+            log.write(trainer.step, _means(recent) | {"scenes_per_second": rate})
+            recent, began = [], time.perf_counter()
+        if validation and val is not None and texts is not None:
+            scores = validate(trainer.average, val, texts, trainer.recipe.points, LANGUAGE_HEAD)
+            log.write(trainer.step, scores)
+            logger.info("step %d: %s", trainer.step, {k: round(v, 4) for k, v in scores.items()})
+            began = time.perf_counter()
+        if state:
+            _save(trainer, out)
+
+    bar = tqdm(total=config.steps, initial=first, desc="pretrain", disable=None if world.main else True)
     for batch in trainer.batches(train, workers):
         recent.append(trainer.train_step(batch))
         bar.update()
-        step, last = trainer.step, trainer.progress.over(trainer.step)
-        if log is not None and (step % 50 == 0 or last):
-            seconds = time.perf_counter() - began
-            log.write(step, _means(recent) | {"scenes_per_second": len(recent) * config.batch_scenes / seconds})
-            recent, began = [], time.perf_counter()
-        if log is not None and val is not None and texts is not None and (step % config.validate_every == 0 or last):
-            figures = validate(trainer.average, val, texts, trainer.recipe.points, LANGUAGE_HEAD)
-            log.write(step, figures)
-            logger.info("step %d: %s", step, {k: round(v, 4) for k, v in figures.items()})
-            began = time.perf_counter()
-        if world.main and (step % config.save_every == 0 or last):
-            _save(trainer, out)
-        world.barrier() if last else None
+        step = trainer.step
+        report(step % 50 == 0, step % config.validate_every == 0, step % config.save_every == 0)
+    if (step := trainer.step) > first:
+        report(True, step % config.validate_every != 0, step % config.save_every != 0)
+        world.barrier()
     bar.close()
 
 

@@ -124,6 +124,20 @@ def test_phrases_need_no_lifted_language(arguments: list[str], bank: LanguageTar
     assert description["teachers"]["lang"]["target"] == "phrases"
 
 
+def test_a_run_by_the_clock_ends_with_all_that_it_learned(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time may be up anywhere, also between a step and the next batch."""
+    now = iter(float(t) for t in range(1000))
+    monkeypatch.setattr("training.progress.time.monotonic", lambda: next(now))
+    pretrain.main([*arguments, "--seconds", "30"])
+    log = log_of(tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    _, description, _ = read_model(tmp_path / "run" / "model")
+    assert 5 < state["step"] == log[-1]["step"] == description["steps"] < 30
+    assert "val.f_miou" in log[-1]
+
+
 def test_without_validation_scenes(arguments: list[str], tmp_path: Path) -> None:
     write_blobs(tmp_path / "train_only", {"lang": units(1, 4, DIM)}, {"train": 1}, classes=SEEN)
     pretrain.main([*arguments, "--data", str(tmp_path / "train_only"), "--heads", "lang", "--steps", "2"])
