@@ -145,7 +145,8 @@ class FileSequence(SequenceBase):
         self._files = usable
         self._intrinsics = intrinsics
         self._depth_scale = depth_scale
-        _log.info("%s: %d frames, %s", name, len(usable), self.drops())
+        level = logging.INFO if any(self.dropped.values()) else logging.DEBUG
+        _log.log(level, "%s: %d frames, %s", name, len(usable), self.drops())
 
     def __len__(self) -> int:
         return len(self._files)

@@ -26,7 +26,7 @@ from training.calibrate import (
 )
 from training.evaluation.encoded import EncodedScene, encode_scenes
 from training.language import LanguageTargets
-from training.scenes.render import Instance
+from training.scenes.instance import Instance
 from training.scenes.scene_file import save_scene
 
 

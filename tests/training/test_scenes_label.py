@@ -13,8 +13,8 @@ pytest.importorskip("embreex")
 from chorus_core.frames import CameraIntrinsics
 from chorus_core.gaussians import Gaussians
 from training.scenes.colors import COLOR_NAMES, color_jitter, color_name
+from training.scenes.instance import Instance
 from training.scenes.label import LabelView, vote_labels
-from training.scenes.render import Instance
 from training.scenes.scene_file import SceneFileError, load_scene, save_scene
 
 INTRINSICS = CameraIntrinsics(50.0, 50.0, 19.5, 14.5, 40, 30)

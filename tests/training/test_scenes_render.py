@@ -12,7 +12,8 @@ pytest.importorskip("embreex")
 from chorus_core.frames import CameraIntrinsics
 from training.scenes import primitives
 from training.scenes.camera import SensorModel, camera_pose
-from training.scenes.render import Instance, PointLight, Scene, merge, render_view, to_srgb
+from training.scenes.instance import Instance
+from training.scenes.render import PointLight, Scene, merge, render_view, to_srgb
 
 INTRINSICS = CameraIntrinsics(80.0, 80.0, 39.5, 29.5, 80, 60)
 

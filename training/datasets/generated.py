@@ -15,6 +15,8 @@ from training.datasets.files import SUBSETS, class_names, read_json, require_fol
 from training.datasets.images import LazyImages, SequenceImages
 from training.language import load_descriptions
 from training.prepared import InstanceInfo
+from training.scenes.scene_file import load_scene
+from training.scenes.views import load_surface
 
 
 def open_generated(
@@ -67,15 +69,10 @@ def _images(stem: Path, every: int) -> SequenceImages:
 
 
 def _gaussians(stem: Path) -> Gaussians:
-    from training.scenes.scene_file import load_scene  # needs the ray caster, which the other data sets do not
-
     return load_scene(stem.with_suffix(".npz")).gaussians
 
 
 def _labels(stem: Path, names: tuple[str, ...] | None, surface: bool) -> LabelledPoints:
-    from training.scenes.scene_file import load_scene
-    from training.scenes.views import load_surface
-
     scene = load_scene(stem.with_suffix(".npz"))
     if surface:
         points, instance = load_surface(stem)

@@ -10,8 +10,9 @@ from training.scenes import primitives
 from training.scenes.assets import AssetLibrary, TexturedMesh
 from training.scenes.colors import color_jitter, dominant_color
 from training.scenes.furnish import SUPPORTS, THEMES, furnish, populate
+from training.scenes.instance import Instance
 from training.scenes.layout import SIDES, Catalog, Footprint, Layout, Room
-from training.scenes.render import Instance, PointLight, Scene, merge
+from training.scenes.render import PointLight, Scene, merge
 from training.scenes.variants import variant
 
 THEME_WEIGHTS = {"living": 4, "sleeping": 3, "kitchen": 3, "dining": 2, "work": 2, "bathroom": 1, "gym": 1, "mixed": 4}

@@ -11,8 +11,9 @@ import numpy as np
 
 from training.scenes import primitives
 from training.scenes.assets import AssetError, load_glb
+from training.scenes.instance import Instance
 from training.scenes.label import LabelView
-from training.scenes.render import Instance, PointLight, Scene, merge, pixel_rays
+from training.scenes.render import PointLight, Scene, merge, pixel_rays
 
 CEILING_HEIGHT = 3.0  # metres; the world itself has none
 

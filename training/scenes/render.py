@@ -11,6 +11,7 @@ from embreex.mesh_construction import TriangleMesh
 
 from chorus_core.frames import CameraIntrinsics
 from training.scenes.assets import TexturedMesh
+from training.scenes.instance import Instance
 
 _TO_LINEAR = np.where(
     np.arange(256) / 255.0 <= 0.04045, np.arange(256) / 255.0 / 12.92, ((np.arange(256) / 255.0 + 0.055) / 1.055) ** 2.4
@@ -24,17 +25,6 @@ class PointLight:
 
     position: np.ndarray
     color: np.ndarray
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One thing in a scene. ``color`` is a plain name; ``structure`` marks walls, floor and ceiling."""
-
-    category: str
-    object_id: str
-    color: str = ""
-    size: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    structure: bool = False
 
 
 @dataclass(frozen=True)

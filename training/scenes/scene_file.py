@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from chorus_core.gaussians import Gaussians
-from training.scenes.render import Instance
+from training.scenes.instance import Instance
 
 _FIELDS = {"origin", "means", "quats", "scales", "opacities", "colors", "instance"}
 

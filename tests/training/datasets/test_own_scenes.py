@@ -32,7 +32,7 @@ def write_views(folder: Path, count: int = 4) -> None:
 @pytest.fixture
 def rooms(tmp_path: Path) -> Path:
     pytest.importorskip("embreex")
-    from training.scenes.render import Instance
+    from training.scenes.instance import Instance
     from training.scenes.scene_file import save_scene
 
     things = [Instance("wall", "w", structure=True), Instance("chair", "chair_7", "red"), Instance("apple", "a_1")]

@@ -16,7 +16,7 @@ from chorus_core.rendering import View, render
 from chorus_core.teachers.base import Teacher
 from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, write_embedded
 from training.preparation.initial import isotropic
-from training.scenes.render import Instance
+from training.scenes.instance import Instance
 from training.scenes.scene_file import save_scene
 
 CAMERA = CameraIntrinsics(50.0, 50.0, 31.5, 23.5, 64, 48)
