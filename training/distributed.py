@@ -1,12 +1,18 @@
-"""The processes of a run under torchrun; one process without it."""
+"""The processes of a run under torchrun; one process without it.
+
+Each holds a part of a batch, and DistributedDataParallel averages their gradients. For that average to be the gradient
+of the whole batch, a weighted mean divides by :meth:`World.share` of the weights, and whatever is no mean over voxels
+is made of sums over all parts (:meth:`World.total`), by every process alike.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,51 @@ class World:
         """Whether it is the one that writes."""
         return self.rank == 0
 
+    def total(self, table: Tensor) -> Tensor:
+        """Sum over the processes of tables [n, ...] whose lengths may differ, and are padded with 0.
+
+        What every process computes alike from the sum has the right gradient.
+        """
+        if self.size == 1:
+            return table
+        missing = self.highest(len(table)) - len(table)
+        return _Sum.apply(torch.cat((table, table.new_zeros((missing, *table.shape[1:])))), self.size)
+
+    def share(self, value: Tensor) -> Tensor:
+        """Mean over the processes of a value [...]; without gradient."""
+        return value if self.size == 1 else _Sum.apply(value.detach(), self.size) / self.size
+
+    def highest(self, value: int) -> int:
+        """Of all processes' values."""
+        if self.size == 1:
+            return value
+        found = torch.tensor(value, device=self.device)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return int(found)
+
     def barrier(self) -> None:
         """Wait for the others."""
         if self.size > 1:
             distributed.barrier()
+
+
+ALONE = World(0, 1, torch.device("cpu"))
+"""One process by itself, on any device."""
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; all go on with it in the same way, so each one's gradient is that of all."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor, size: int) -> Tensor:
+        context.size = size
+        summed = value.contiguous().clone()
+        distributed.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * context.size, None  # DistributedDataParallel divides by it
 
 
 def join(device: str) -> World:

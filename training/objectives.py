@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chorus_core.distillation.losses import bank_contrast, feature_loss, split_contrast
 from training.configs import SCHEDULES, TeacherConfig
+from training.distributed import ALONE, World
 from training.language import COLORS, LanguageTargets
 from training.phi_s import PhiS
 from training.scene_store import Batch, SceneStore
@@ -46,12 +47,14 @@ class TeacherObjective:
         phi_s: standardisation of its targets, if any.
         texts: of the classes, where names are contrasted.
         bank: phrases, where these are the targets.
+        world: the processes that share a batch.
     """
 
     config: TeacherConfig
     phi_s: PhiS | None = None
     texts: ClassTexts | None = None
     bank: LanguageTargets | None = None
+    world: World = ALONE
 
     def __post_init__(self) -> None:
         if self.config.target == "phrases" and self.bank is None:
@@ -66,18 +69,30 @@ class TeacherObjective:
     def loss(self, predicted: Tensor, batch: Batch, rng: torch.Generator, progress: float) -> dict[str, Tensor]:
         """Weighted loss terms of predictions [V, D] at that share of the steps.
 
+        The terms of several processes average to those of the batch they share.
+
         Args:
             rng: of the predictions' device.
         """
         target, valid = self._target(batch, rng)
-        weights = class_balance(batch.segment, self.config.class_power) * valid
-        terms = {"feature": self.config.weight * feature_loss(predicted, target, weights)}
+        balance = class_balance(batch.segment, self.config.class_power, self.world)
+        weights = balance * valid
+        terms = {
+            "feature": self.config.weight * feature_loss(predicted, target, weights, self.world.share(weights.sum()))
+        }
         if self.config.contrast != "none" and progress >= SCHEDULES[self.config.schedule]:
-            groups = batch.segment if self.config.contrast == "segment" else batch.instance
-            terms["contrast"] = self.config.contrast_weight * split_contrast(predicted, groups, rng)
+            contrast = split_contrast(predicted, self._groups(batch), rng, total=self.world.total)
+            terms["contrast"] = self.config.contrast_weight * contrast
         if self.config.text_weight > 0:
-            terms["text"] = self.config.text_weight * self._text_contrast(predicted, batch.segment)
+            terms["text"] = self.config.text_weight * self._text_contrast(predicted, batch.segment, balance)
         return terms
+
+    def _groups(self, batch: Batch) -> Tensor:
+        """What the contrastive term groups by, numbered alike in all processes: int64 [V], -1 = none."""
+        if self.config.contrast == "segment":
+            return batch.segment
+        first = self.world.rank * self.world.highest(len(batch.category))
+        return torch.where(batch.instance >= 0, batch.instance + first, -1)
 
     def _target(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Features [V, D] and where they count, bool [V]."""
@@ -94,19 +109,24 @@ class TeacherObjective:
         phrases = self.bank.sample(category, color, rng=rng)
         return phrases[batch.instance.clamp(min=0)], batch.instance >= 0
 
-    def _text_contrast(self, predicted: Tensor, segment: Tensor) -> Tensor:
+    def _text_contrast(self, predicted: Tensor, segment: Tensor, balance: Tensor) -> Tensor:
         groups = torch.where(segment >= 0, self.texts.place[segment.clamp(min=0)], -1)
-        weights = class_balance(segment, self.config.class_power)
-        return bank_contrast(predicted, self.texts.candidates, groups, weights)
+        weights = balance * (groups >= 0)
+        whole = self.world.share(weights.sum())
+        return bank_contrast(predicted, self.texts.candidates, groups, weights, whole=whole)
 
 
-def class_balance(segment: Tensor, power: float) -> Tensor:
-    """Weight of each voxel, of mean 1: a class of n voxels counts as n ** power; no class (-1) counts as one [V]."""
+def class_balance(segment: Tensor, power: float, world: World = ALONE) -> Tensor:
+    """Weight of each voxel [V], of mean 1 over all processes.
+
+    A class of n voxels counts as n ** power; no class (-1) counts as one.
+    """
     if power == 1.0:
         return torch.ones(segment.shape, device=segment.device)
-    counts = torch.bincount(segment + 1)
+    counts = world.total(torch.bincount(segment + 1))
     weights = counts.clamp(min=1).float()[segment + 1] ** (power - 1.0)
-    return weights / weights.mean()
+    voxels = torch.tensor(float(len(segment)), device=segment.device)
+    return weights * world.share(voxels) / world.share(weights.sum())
 
 
 def fit_phi_s(store: SceneStore, teachers: Sequence[TeacherConfig], seed: int, scenes: int = 64) -> dict[str, PhiS]:

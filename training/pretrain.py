@@ -76,12 +76,14 @@ def pretrain(
 
     def report(figures: bool, validation: bool, state: bool) -> None:
         nonlocal recent, began
+        if figures and recent:
+            means = _means(recent, world)
+            rate = len(recent) * config.batch_scenes / (time.perf_counter() - began)
+            if log is not None:
+                log.write(trainer.step, means | {"scenes_per_second": rate})
+            recent, began = [], time.perf_counter()
         if log is None:
             return
-        if figures and recent:
-            rate = len(recent) * config.batch_scenes / (time.perf_counter() - began)
-            log.write(trainer.step, _means(recent) | {"scenes_per_second": rate})
-            recent, began = [], time.perf_counter()
         if validation and val is not None and texts is not None:
             scores = validate(trainer.average, val, texts, trainer.recipe.points, LANGUAGE_HEAD)
             log.write(trainer.step, scores)
@@ -102,10 +104,11 @@ def pretrain(
     bar.close()
 
 
-def _means(recent: Sequence[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean of each figure over the steps that have it (a staged teacher has none before it joins)."""
+def _means(recent: Sequence[dict[str, Tensor]], world: World) -> dict[str, float]:
+    """Mean of each figure over the steps that have it (a staged teacher has none before it joins) and all processes."""
     names = dict.fromkeys(name for figures in recent for name in figures)
-    return {name: float(torch.stack([f[name].float() for f in recent if name in f]).mean()) for name in names}
+    means = torch.stack([torch.stack([f[name].float() for f in recent if name in f]).mean() for name in names])
+    return dict(zip(names, world.share(means).tolist(), strict=True))
 
 
 def _save(trainer: Trainer, out: Path) -> None:
@@ -135,7 +138,7 @@ def build_trainer(
     teachers = recipe.pretrain.teachers
     standard = fit_phi_s(train, teachers, recipe.pretrain.seed)
     objectives = [
-        TeacherObjective(t, standard[t.head].to(world.device) if t.head in standard else None, texts, bank)
+        TeacherObjective(t, standard[t.head].to(world.device) if t.head in standard else None, texts, bank, world)
         for t in teachers
     ]
     return Trainer(recipe, objectives, world)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).parent))
 
-from small_scenes import STILL, TINY, tiny_recipe
+from small_scenes import STILL, TINY, tiny_recipe, units
 
 import training.pretrain as cli
 from training.configs import Recipe, TeacherConfig
 from training.distributed import join, leave
-from training.objectives import TeacherObjective
+from training.objectives import ClassTexts, TeacherObjective
 from training.scene_store import Batch, SceneStore
 from training.trainer import Trainer
 
@@ -26,14 +26,17 @@ DIM = 16
 
 
 def recipe() -> Recipe:
-    """Feature losses only, a staged teacher, and one attention patch a scene.
+    """Classes balanced, texts contrasted, a staged teacher, and one attention patch a scene.
 
-    So a mean over all voxels is the mean of the processes' means, and what is left between one process and several
-    is the order of sums.
+    So what is left between one process and several is the order of sums. (The contrast of halves draws at random in
+    each process: test_distributed.py holds it to one process.)
     """
     from dataclasses import replace
 
-    teachers = (TeacherConfig("lang", DIM), TeacherConfig("obj", DIM, starts_at=0.5))
+    teachers = (
+        TeacherConfig("lang", DIM, class_power=0.5, text_weight=0.5),
+        TeacherConfig("obj", DIM, class_power=0.0, starts_at=0.5),
+    )
     model = replace(TINY, patch_size=512)
     return tiny_recipe(teachers, model, batch_scenes=4, steps=8, augment=STILL, learning_rate=5e-3)
 
@@ -58,7 +61,8 @@ def main(data: Path, out: Path) -> None:
     world = join("cpu")
     made = recipe()
     store = SceneStore(data, "train", ("lang", "obj"), ())
-    trainer = Recorder(made, [TeacherObjective(t) for t in made.pretrain.teachers], world)
+    texts = ClassTexts(units(1, 4, DIM), torch.ones(4, dtype=torch.bool))
+    trainer = Recorder(made, [TeacherObjective(t, texts=texts, world=world) for t in made.pretrain.teachers], world)
     out.mkdir(parents=True, exist_ok=True)
     cli.pretrain(trainer, store, None, None, out, workers=0)
     record = {"seen": trainer.seen, "losses": trainer.losses, "average": trainer.average.state_dict()}

@@ -9,24 +9,25 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import run_tiny
 import torch
-from small_scenes import STILL, tiny_recipe, units, write_blobs
+from small_scenes import STILL, blobs, tiny_recipe, units, write_blobs
 
 from chorus_core.encoder.model import ChorusModel
 from training.augment import AugmentConfig
 from training.configs import Recipe, TeacherConfig
-from training.distributed import World
+from training.distributed import ALONE, World
 from training.objectives import TeacherObjective
+from training.prepared import save_prepared
 from training.scene_store import SceneStore, map_tensors, whole_scene
 from training.step_batches import StepBatches, read_ahead, scene_order
 from training.trainer import Trainer
 
 DIM = 16
-ALONE = World(0, 1, torch.device("cpu"))
 TEACHERS = (TeacherConfig("lang", DIM, contrast="segment"), TeacherConfig("obj", DIM, contrast="instance"))
 
 
@@ -261,8 +262,16 @@ def torchrun(repository: Path) -> Callable[..., None]:
     return call
 
 
-def test_two_processes_train_as_one(data: Path, tmp_path: Path, torchrun: Callable[..., None]) -> None:
-    """A batch of four scenes on two processes: the same scenes, the same losses but for rounding, one set of files."""
+def test_two_processes_train_as_one(tmp_path: Path, torchrun: Callable[..., None]) -> None:
+    """A batch of four scenes on two processes: the same scenes, the same losses but for rounding, one set of files.
+
+    No two scenes have the same classes in the same numbers, so the processes' own means differ from the whole's.
+    """
+    data = tmp_path / "prepared"
+    for k in range(6):
+        scene = blobs({"lang": units(1, 4, DIM), "obj": units(2, 4, DIM)}, k, each=60 + 30 * k, name=f"scene_{k}")
+        scene = replace(scene, segment=torch.where(scene.segment == k % 3, -1, scene.segment))
+        save_prepared(data / ("train" if k < 5 else "val") / scene.info.name, scene)
     torchrun(run_tiny.__file__, data, tmp_path / "two")
     run_tiny.main(data, tmp_path / "one")
     one = torch.load(tmp_path / "one" / "record_0.pt", weights_only=True)
@@ -276,7 +285,8 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path, torchrun: Callab
             mine = [rank["losses"][step][name] for rank in ranks]
             if name == "grad_norm":  # of the averaged gradients, on both
                 assert mine[0] == pytest.approx(mine[1], rel=1e-6)
-            assert sum(mine) / 2 == pytest.approx(value, rel=1e-3), (step, name)
+            tolerance = 1e-2 if step else 1e-4  # Adam moves weights of hardly any gradient at will
+            assert sum(mine) / 2 == pytest.approx(value, rel=tolerance), (step, name)
     assert "obj.feature" in one["losses"][-1], "the staged teacher has joined"
     assert all(torch.equal(v, ranks[1]["average"][k]) for k, v in ranks[0]["average"].items())
     # Weights whose gradient is rounding alone (the keys' biases) are moved by Adam at will: compare what models say.
