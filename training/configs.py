@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from chorus_core.encoder.inputs import POINT_CHANNELS
 from chorus_core.encoder.model import ModelConfig
 from training.augment import AugmentConfig
 
@@ -13,8 +14,6 @@ Contrast = Literal["none", "segment", "instance"]
 Schedule = Literal["all", "last_75", "last_80", "skip"]
 SCHEDULES: Mapping[str, float] = {"all": 0.0, "last_75": 0.25, "last_80": 0.2, "skip": 2.0}
 """Share of the steps after which a contrastive term counts (SceneSplat's names for it)."""
-
-POINT_CHANNELS = 9
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chorus_core.encoder.inputs import shortest_axes
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.scene_folder import SceneFolderError, load_scene, save_scene
-from chorus_core.mapping.geometry import rotations_from_quats
 
 FEATURE_SUFFIX, INDEX_SUFFIX = "_feat", "_feat_index"
 
@@ -142,7 +142,7 @@ def load_prepared(folder: str | Path, heads: Collection[str] | None = None) -> P
     return PreparedScene(
         _read_info(folder),
         gaussians,
-        _shortest_axes(gaussians) if normals is None else _normals(folder, normals, len(gaussians)),
+        shortest_axes(gaussians) if normals is None else _normals(folder, normals, len(gaussians)),
         _labels(folder, "segment", extra.get("segment"), len(gaussians)),
         _labels(folder, "instance", extra.get("instance"), len(gaussians)),
         {head: _read_features(folder, head, len(gaussians)) for head in _heads(folder, heads)},
@@ -227,10 +227,3 @@ def _normals(folder: Path, values: np.ndarray, count: int) -> Tensor:
     if values.shape != (count, 3):
         raise SceneFolderError(f"{folder / 'normal'}.npy has shape {values.shape}: expected ({count}, 3)")
     return torch.from_numpy(np.array(values, np.float32))
-
-
-def _shortest_axes(gaussians: Gaussians) -> Tensor:
-    """The normal of a flat Gaussian, of either sign [N, 3]."""
-    axes = rotations_from_quats(gaussians.quats)
-    rows = torch.arange(len(gaussians), device=axes.device)
-    return axes[rows, :, gaussians.scales.argmin(dim=1)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chorus_core.encoder.checkpoint import read_model
-from chorus_core.encoder.inputs import gaussian_channels, point_channels, voxelize
+from chorus_core.encoder.inputs import POINT_CHANNELS, gaussian_channels, point_channels, shortest_axes, voxelize
 from chorus_core.encoder.model import ChorusModel
 from chorus_core.encoder.tiles import tiles
 from chorus_core.gaussians import Gaussians
@@ -57,6 +57,8 @@ class ChorusEncoder:
     ) -> Tensor:
         """Features of each Gaussian.
 
+        A model of the point variant reads centres, colours and shortest axes (the normals of a map's discs).
+
         Args:
             gaussians: N of them, in any frame with z up.
             head: teacher space to project to; None gives the upcast features.
@@ -67,11 +69,11 @@ class ChorusEncoder:
 
         Returns:
             float16 on the encoder's device [N, d].
-
-        Raises:
-            ValueError: the model reads another number of channels.
         """
         on_device = gaussians.to(self.device)
+        if self.model.config.in_channels == POINT_CHANNELS:
+            normals = shortest_axes(on_device)
+            return self.encode_points(on_device.means, on_device.colors, normals, head, grid_size, max_points, halo)
         channels = gaussian_channels(on_device)
         return self._encode(on_device.means, channels, head, grid_size, max_points, halo, on_device.opacities)
 
@@ -91,6 +93,9 @@ class ChorusEncoder:
             points: metres [N, 3].
             colors: in [0, 1] [N, 3].
             normals: [N, 3].
+
+        Raises:
+            ValueError: the model reads Gaussians.
         """
         points, colors, normals = (t.to(self.device, torch.float32) for t in (points, colors, normals))
         channels = point_channels(points, colors, normals)
@@ -109,8 +114,7 @@ class ChorusEncoder:
     ) -> Tensor:
         expected = self.model.config.in_channels
         if channels.shape[1] != expected:
-            kind = "points (encode_points)" if expected == 9 else "Gaussians (encode)"
-            raise ValueError(f"input has {channels.shape[1]} channels, the model reads {expected}: give it {kind}")
+            raise ValueError(f"input has {channels.shape[1]} channels, the model reads {expected}")
         dim = self.model.config.feature_dim if head is None else self.model.config.heads.get(head)
         if dim is None:
             raise KeyError(f"no head {head!r}: the model has {sorted(self.model.config.heads)}")

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from chorus_core.gaussians import Gaussians
+from chorus_core.mapping.geometry import rotations_from_quats
+
+POINT_CHANNELS = 9
+"""Of the point variant; see :func:`point_channels`."""
 
 
 @dataclass
@@ -49,6 +53,13 @@ def point_channels(points: Tensor, colors: Tensor, normals: Tensor) -> Tensor:
     low, high = points.amin(dim=0), points.amax(dim=0)
     centre = torch.stack(((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]))
     return torch.cat((points - centre, colors * 2.0 - 1.0, torch.nn.functional.normalize(normals, dim=1)), dim=1)
+
+
+def shortest_axes(gaussians: Gaussians) -> Tensor:
+    """The normals of flat Gaussians, of either sign, unit [N, 3]."""
+    axes = rotations_from_quats(gaussians.quats)
+    rows = torch.arange(len(gaussians), device=axes.device)
+    return axes[rows, :, gaussians.scales.argmin(dim=1)]
 
 
 def voxelize(points: Tensor, channels: Tensor, grid_size: float, priority: Tensor | None = None) -> Voxels:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
 from chorus_core.encoder.inputs import gaussian_channels, point_channels, voxelize
@@ -170,12 +172,15 @@ def test_wrong_inputs_are_named(encoder: ChorusEncoder) -> None:
         encoder.encode(g, head="dino")
 
 
-def test_the_point_variant_reads_points_alone() -> None:
+def test_the_point_variant_reads_gaussians_as_discs() -> None:
+    """Centres, colours, and the axis along which a Gaussian is thinnest."""
     config = ModelConfig.from_dict({**TINY.to_dict(), "in_channels": 9})
     encoder, g = ChorusEncoder(ChorusModel(config)), make_scene(300)
-    assert encoder.encode_points(g.means, g.colors, torch.randn(300, 3)).shape == (300, 12)
-    with pytest.raises(ValueError, match="encode_points"):
-        encoder.encode(g)
+    axes = Rotation.from_quat(g.quats.numpy(), scalar_first=True).as_matrix()
+    normals = np.stack([axes[i][:, k] for i, k in enumerate(g.scales.argmin(dim=1).tolist())])
+    expected = encoder.encode_points(g.means, g.colors, torch.from_numpy(normals).float())
+    assert expected.shape == (300, 12)
+    torch.testing.assert_close(encoder.encode(g).float(), expected.float(), atol=2e-3, rtol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -269,7 +269,7 @@ def test_two_processes_train_as_one(tmp_path: Path, torchrun: Callable[..., None
     """
     data = tmp_path / "prepared"
     for k in range(6):
-        scene = blobs({"lang": units(1, 4, DIM), "obj": units(2, 4, DIM)}, k, each=60 + 30 * k, name=f"scene_{k}")
+        scene = blobs({"lang": units(1, 4, DIM), "obj": units(2, 4, DIM)}, k, each=50 + 14 * k, name=f"scene_{k}")
         scene = replace(scene, segment=torch.where(scene.segment == k % 3, -1, scene.segment))
         save_prepared(data / ("train" if k < 5 else "val") / scene.info.name, scene)
     torchrun(run_tiny.__file__, data, tmp_path / "two")

@@ -25,7 +25,6 @@ from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.folders import open_numbered_folder
 from chorus_core.mapping import GaussianMap
-from chorus_core.mapping.geometry import rotations_from_quats
 from chorus_core.rendering import View, contributions
 from chorus_core.teachers.base import Teacher
 from training.evaluation.encoded import EncodedScene
@@ -123,9 +122,5 @@ def lift_directly(room: Room, teacher: Teacher, device: torch.device, head: str 
 
 
 def encode_room(room: Room, encoder: ChorusEncoder, head: str = "lang") -> Tensor:
-    """The encoder's features of each Gaussian [N, D]; point models read centres, colours and disc normals."""
-    g, grid = room.gaussians, max(room.voxel_size, encoder.model.config.grid_size)
-    if encoder.model.config.in_channels == 9:
-        normals = rotations_from_quats(g.quats)[..., 2]
-        return encoder.encode_points(g.means, g.colors, normals, head=head, grid_size=grid)
-    return encoder.encode(g, head=head, grid_size=grid)
+    """The encoder's features of each Gaussian [N, D]."""
+    return encoder.encode(room.gaussians, head, max(room.voxel_size, encoder.model.config.grid_size))

@@ -13,13 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from chorus_core.encoder import ChorusEncoder, ModelConfig
+from chorus_core.encoder.inputs import POINT_CHANNELS
 from chorus_core.io.scene_folder import SceneFolderError
 from training.datasets.base import LabelledPoints
 from training.evaluation.points import load_points
 from training.prepared import PreparedScene, load_prepared
-
-POINT_CHANNELS = 9
-"""Input width of the point variant; everything else reads Gaussians."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from chorus_core.distillation.lifting import Lifter, add_view, center_contributions
+from chorus_core.encoder.inputs import shortest_axes
 from chorus_core.gaussians import Gaussians
-from chorus_core.mapping.geometry import rotations_from_quats
 from chorus_core.rendering import contributions
 from chorus_core.teachers.base import FeatureTable, Teacher
 from training.datasets.base import PosedImage
@@ -153,7 +153,5 @@ def _lifted(lifter: Lifter, min_weight: float) -> LiftedFeatures:
 
 def _normals(gaussians: Gaussians, towards: Tensor) -> Tensor:
     """Each Gaussian's shortest axis, on the side it was seen from [N, 3]."""
-    axes = rotations_from_quats(gaussians.quats)
-    rows = torch.arange(len(gaussians), device=axes.device)
-    normals = axes[rows, :, gaussians.scales.argmin(dim=1)]
+    normals = shortest_axes(gaussians)
     return torch.where((normals * towards).sum(dim=1, keepdim=True) < 0, -normals, normals)

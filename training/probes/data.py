@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from chorus_core.encoder.inputs import gaussian_channels, point_channels, voxelize
+from chorus_core.encoder.inputs import POINT_CHANNELS, gaussian_channels, point_channels, voxelize
 from chorus_core.encoder.model import ModelConfig
 from chorus_core.gaussians import Gaussians
-from training.evaluation.prepared_scenes import POINT_CHANNELS, encoding_grid
+from training.evaluation.prepared_scenes import encoding_grid
 from training.prepared import PreparedScene
 
 
