@@ -117,16 +117,15 @@ class TeacherObjective:
 
 
 def class_balance(segment: Tensor, power: float, world: World = ALONE) -> Tensor:
-    """Weight of each voxel [V], of mean 1 over all processes.
+    """Weight of each voxel [V], of mean 1; over several processes, on the same scale and of mean 1 on average.
 
-    A class of n voxels counts as n ** power; no class (-1) counts as one.
+    A class of n voxels of the whole batch counts as n ** power; no class (-1) counts as one.
     """
     if power == 1.0:
         return torch.ones(segment.shape, device=segment.device)
     counts = world.total(torch.bincount(segment + 1))
     weights = counts.clamp(min=1).float()[segment + 1] ** (power - 1.0)
-    voxels = torch.tensor(float(len(segment)), device=segment.device)
-    return weights * world.share(voxels) / world.share(weights.sum())
+    return weights / world.share(weights.mean())
 
 
 def fit_phi_s(store: SceneStore, teachers: Sequence[TeacherConfig], seed: int, scenes: int = 64) -> dict[str, PhiS]:
