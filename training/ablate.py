@@ -45,10 +45,24 @@ class Row:
     options: tuple[str, ...] = ()
 
 
+TEACHERS: Mapping[str, tuple[str, ...]] = {
+    "language": ("lang",),
+    "language + generalist": ("lang", "gen"),
+    "language + generalist + object-aware": ("lang", "gen", "obj"),
+}
+LABELS_USED: Mapping[str, tuple[str, ...]] = {
+    "": (),
+    ", contrasts only": ("--labels", "contrast"),
+    ", no labels": ("--labels", "none"),
+}
+"""Labels teach as the recipe says, in contrastive terms only (the paper's objective), or not at all."""
+
 ROWS: Mapping[str, Row] = {
-    "language": Row("chorus_mini", ("lang",)),
-    "language + generalist": Row("chorus_mini", ("lang", "gen")),
-    "language + generalist + object-aware": Row("chorus_mini", ("lang", "gen", "obj")),
+    **{
+        teachers + used: Row("chorus_mini", heads, options)
+        for used, options in LABELS_USED.items()
+        for teachers, heads in TEACHERS.items()
+    },
     "the same, points": Row("chorus_mini_pts", ("lang", "gen", "obj")),
     "label texts, no 2D teacher": Row("chorus_mini", ("lang",), ("--phrases",)),
 }

@@ -12,6 +12,10 @@ from training.augment import AugmentConfig
 
 Contrast = Literal["none", "segment", "instance"]
 Schedule = Literal["all", "last_75", "last_80", "skip"]
+Labels = Literal["all", "contrast", "none"]
+LABELS: tuple[Labels, ...] = ("all", "contrast", "none")
+"""What labels of scenes are used for: our whole objective, the contrastive terms only (as in the paper), nothing."""
+
 SCHEDULES: Mapping[str, float] = {"all": 0.0, "last_75": 0.25, "last_80": 0.2, "skip": 2.0}
 """Share of the steps after which a contrastive term counts (SceneSplat's names for it)."""
 
@@ -47,6 +51,13 @@ class TeacherConfig:
     normalize: bool = True
     starts_at: float = 0.0
     class_power: float = 1.0
+
+    def with_labels(self, labels: Labels) -> TeacherConfig:
+        """The same teacher with labels used for less; without any, features alone teach."""
+        if labels == "all":
+            return self
+        lesser = replace(self, text_weight=0.0, class_power=1.0)
+        return lesser if labels == "contrast" else replace(lesser, contrast="none")
 
     @property
     def raw(self) -> bool:

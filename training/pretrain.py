@@ -24,7 +24,7 @@ from tqdm import tqdm
 from chorus_core.encoder.checkpoint import read_model, write_model
 from chorus_core.io.atomic import atomic_path
 from chorus_core.semantics.text_encoder import load_text_encoder
-from training.configs import RECIPES, Recipe
+from training.configs import LABELS, RECIPES, Recipe
 from training.distributed import World, join, leave
 from training.language import LanguageTargets
 from training.objectives import ClassTexts, TeacherObjective, class_texts, fit_phi_s
@@ -196,7 +196,7 @@ def choose_recipe(a: argparse.Namespace) -> Recipe:
     if a.phrases:
         changed = (replace(t, target="phrases") if t.head == LANGUAGE_HEAD else t for t in recipe.pretrain.teachers)
         recipe = recipe.with_teachers(tuple(changed))
-    return recipe
+    return recipe.with_teachers(tuple(t.with_labels(a.labels) for t in recipe.pretrain.teachers))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,6 +210,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bank", type=Path, help="language bank (training.language) of the class names")
     parser.add_argument("--text-encoder", help="embeds class names where no bank is given (default minilm)")
     parser.add_argument("--phrases", action="store_true", help="teach language by texts of the labels, not lifted")
+    parser.add_argument(
+        "--labels", default="all", choices=LABELS,
+        help="what labels of scenes may teach: everything the recipe says, only its contrastive terms between halves "
+        "of a class or instance (as in the paper), or nothing, so that 2D teachers alone do",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, help="updates of the whole schedule")
     parser.add_argument("--seconds", type=float, help="train for so long instead, with the schedule by the clock")
     parser.add_argument("--batch-scenes", type=int, help="scenes a step, over all processes")

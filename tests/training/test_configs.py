@@ -62,6 +62,17 @@ def test_teachers_change_heads() -> None:
     assert RECIPES["chorus_base"].model.raw_heads == ("pe",)
 
 
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_labels_are_used_as_far_as_asked(recipe: Recipe) -> None:
+    for teacher in recipe.pretrain.teachers:
+        assert teacher.with_labels("all") is teacher
+        paper = teacher.with_labels("contrast")
+        assert (paper.contrast, paper.text_weight, paper.class_power) == (teacher.contrast, 0.0, 1.0)
+        alone = teacher.with_labels("none")
+        assert (alone.contrast, alone.text_weight, alone.class_power) == ("none", 0.0, 1.0)
+        assert (alone.weight, alone.starts_at) == (teacher.weight, teacher.starts_at)
+
+
 def test_the_object_aware_teacher_joins_late() -> None:
     for recipe in RECIPES.values():
         starts = {t.head: t.starts_at for t in recipe.pretrain.teachers}

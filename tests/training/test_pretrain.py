@@ -92,6 +92,20 @@ def test_it_learns(recipe: str, arguments: list[str], data: Path, tmp_path: Path
     assert config["pretrain"]["seed"] == 3
 
 
+@pytest.mark.parametrize(
+    ("labels", "terms"),
+    [
+        ("contrast", {"lang.feature", "lang.contrast", "obj.feature", "obj.contrast"}),
+        ("none", {"lang.feature", "obj.feature"}),
+    ],
+)
+def test_less_of_the_labels(labels: str, terms: set[str], arguments: list[str], data: Path, tmp_path: Path) -> None:
+    pretrain.main([*arguments, "--labels", labels, "--seed", "3"])
+    last = log_of(tmp_path / "run")[-2]
+    assert {name for name in last if name.startswith(("lang.", "obj."))} == terms
+    assert accuracy(tmp_path / "run" / "model", data) > 0.5, "the lifted features alone tell the things apart"
+
+
 def test_a_finished_run_is_left_alone_and_a_model_is_started_from(
     arguments: list[str], data: Path, tmp_path: Path
 ) -> None:
