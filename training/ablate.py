@@ -53,9 +53,10 @@ TEACHERS: Mapping[str, tuple[str, ...]] = {
 LABELS_USED: Mapping[str, tuple[str, ...]] = {
     "": (),
     ", contrasts only": ("--labels", "contrast"),
+    ", named by the teacher": ("--labels", "teacher"),
     ", no labels": ("--labels", "none"),
 }
-"""Labels teach as the recipe says, in contrastive terms only (the paper's objective), or not at all."""
+"""What tells voxels apart (``training.configs.LABELS``); rows without a name for it learn from the scenes' labels."""
 
 ROWS: Mapping[str, Row] = {
     **{

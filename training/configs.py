@@ -12,12 +12,20 @@ from training.augment import AugmentConfig
 
 Contrast = Literal["none", "segment", "instance"]
 Schedule = Literal["all", "last_75", "last_80", "skip"]
-Labels = Literal["all", "contrast", "none"]
-LABELS: tuple[Labels, ...] = ("all", "contrast", "none")
-"""What labels of scenes are used for: our whole objective, the contrastive terms only (as in the paper), nothing."""
-
 SCHEDULES: Mapping[str, float] = {"all": 0.0, "last_75": 0.25, "last_80": 0.2, "skip": 2.0}
 """Share of the steps after which a contrastive term counts (SceneSplat's names for it)."""
+
+LANGUAGE_HEAD = "lang"
+"""Head of the language teacher, whose features share a space with texts."""
+
+Labels = Literal["all", "contrast", "teacher", "none"]
+LABELS: Mapping[Labels, str] = {
+    "all": "those of the scenes, in every term of the recipe",
+    "contrast": "those of the scenes, in contrastive terms only, as in the paper",
+    "teacher": "the class whose name the language teacher's features come closest to; no instances",
+    "none": "nothing; features alone teach",
+}
+"""What tells voxels apart by class and instance."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,11 @@ class TeacherConfig:
     class_power: float = 1.0
 
     def with_labels(self, labels: Labels) -> TeacherConfig:
-        """The same teacher with labels used for less; without any, features alone teach."""
+        """The same teacher, its terms reduced to what these labels allow."""
         if labels == "all":
             return self
+        if labels == "teacher":
+            return replace(self, contrast="segment" if self.contrast == "segment" else "none")
         lesser = replace(self, text_weight=0.0, class_power=1.0)
         return lesser if labels == "contrast" else replace(lesser, contrast="none")
 
@@ -71,6 +81,7 @@ class PretrainConfig:
 
     Attributes:
         teachers: who teaches.
+        labels: what tells voxels apart by class and instance; the teachers' terms are those that it allows.
         steps: updates of the whole schedule.
         seconds: where not 0, the schedule follows the clock for so long and ``steps`` only bounds it; such a run cannot
             be repeated, nor gone on with exactly after a stop.
@@ -90,6 +101,7 @@ class PretrainConfig:
     """
 
     teachers: tuple[TeacherConfig, ...]
+    labels: Labels = "all"
     steps: int = 2000
     seconds: float = 0.0
     batch_scenes: int = 8
@@ -134,6 +146,11 @@ class Recipe:
     def with_teachers(self, teachers: tuple[TeacherConfig, ...]) -> Recipe:
         """The same recipe with other teachers."""
         return _recipe(self.name, self.model, replace(self.pretrain, teachers=teachers))
+
+    def with_labels(self, labels: Labels) -> Recipe:
+        """The same recipe with labels from elsewhere, or used for less."""
+        teachers = tuple(t.with_labels(labels) for t in self.pretrain.teachers)
+        return replace(self, pretrain=replace(self.pretrain, teachers=teachers, labels=labels))
 
     def as_points(self) -> Recipe:
         """The point-cloud variant."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -144,8 +144,22 @@ def fit_phi_s(store: SceneStore, teachers: Sequence[TeacherConfig], seed: int, s
     return {head: PhiS.fit(torch.cat(parts)) for head, parts in rows.items()}
 
 
-def class_texts(names: Tensor, store: SceneStore) -> ClassTexts:
-    """Embedded class names [C, D], with the classes that the store's scenes really hold marked as trained."""
+def named_by_teacher(batch: Batch, head: str, texts: ClassTexts) -> Batch:
+    """The batch with the class of a voxel taken from its lifted language features: the candidate they are closest to.
+
+    Voxels without such features have none; instances are gone.
+    """
+    classes = torch.nonzero(texts.trained).flatten()
+    target = batch.targets[head]
+    nearest = torch.cat([(rows.float() @ texts.candidates.T).argmax(1) for rows in target.split(65_536)])
+    segment = torch.where(batch.valid[head], classes[nearest], -1)
+    return replace(batch, segment=segment, instance=torch.full_like(batch.instance, -1))
+
+
+def class_texts(names: Tensor, store: SceneStore | None) -> ClassTexts:
+    """Embedded class names [C, D]; marked as trained are those that scenes of the store really hold, or all."""
+    if store is None:
+        return ClassTexts(names, torch.ones(len(names), dtype=torch.bool, device=names.device))
     held = torch.zeros(len(store.classes), dtype=torch.bool)
     for index in range(len(store)):
         segment = store[index].segment

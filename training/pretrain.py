@@ -24,7 +24,7 @@ from tqdm import tqdm
 from chorus_core.encoder.checkpoint import read_model, write_model
 from chorus_core.io.atomic import atomic_path
 from chorus_core.semantics.text_encoder import load_text_encoder
-from training.configs import LABELS, RECIPES, Recipe
+from training.configs import LABELS, LANGUAGE_HEAD, RECIPES, Recipe
 from training.distributed import World, join, leave
 from training.language import LanguageTargets
 from training.objectives import ClassTexts, TeacherObjective, class_texts, fit_phi_s
@@ -33,8 +33,6 @@ from training.trainer import Trainer, allow_tf32
 from training.validate import validate
 
 logger = logging.getLogger(__name__)
-
-LANGUAGE_HEAD = "lang"
 
 
 class RunLog:
@@ -141,7 +139,7 @@ def build_trainer(
         TeacherObjective(t, standard[t.head].to(world.device) if t.head in standard else None, texts, bank, world)
         for t in teachers
     ]
-    return Trainer(recipe, objectives, world)
+    return Trainer(recipe, objectives, world, texts if recipe.pretrain.labels == "teacher" else None)
 
 
 def take_weights(trainer: Trainer, name_or_path: str) -> None:
@@ -196,7 +194,11 @@ def choose_recipe(a: argparse.Namespace) -> Recipe:
     if a.phrases:
         changed = (replace(t, target="phrases") if t.head == LANGUAGE_HEAD else t for t in recipe.pretrain.teachers)
         recipe = recipe.with_teachers(tuple(changed))
-    return recipe.with_teachers(tuple(t.with_labels(a.labels) for t in recipe.pretrain.teachers))
+    if a.labels == "teacher" and not any(t.head == LANGUAGE_HEAD for t in recipe.pretrain.teachers):
+        raise SystemExit(f"--labels teacher: the language teacher ({LANGUAGE_HEAD!r}) is not among the heads")
+    if a.labels == "teacher" and a.phrases:
+        raise SystemExit("--labels teacher: phrases are texts of the scenes' own labels; give one or the other")
+    return recipe.with_labels(a.labels)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,11 +212,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bank", type=Path, help="language bank (training.language) of the class names")
     parser.add_argument("--text-encoder", help="embeds class names where no bank is given (default minilm)")
     parser.add_argument("--phrases", action="store_true", help="teach language by texts of the labels, not lifted")
+    labels = "; ".join(f"{name}: {meaning}" for name, meaning in LABELS.items())
     parser.add_argument(
-        "--labels", default="all", choices=LABELS,
-        help="what labels of scenes may teach: everything the recipe says, only its contrastive terms between halves "
-        "of a class or instance (as in the paper), or nothing, so that 2D teachers alone do",
-    )  # fmt: skip
+        "--labels", default="all", choices=LABELS, help=f"what tells voxels apart by class and instance. {labels}"
+    )
     parser.add_argument("--steps", type=int, help="updates of the whole schedule")
     parser.add_argument("--seconds", type=float, help="train for so long instead, with the schedule by the clock")
     parser.add_argument("--batch-scenes", type=int, help="scenes a step, over all processes")
@@ -251,7 +252,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     val = SceneStore(a.data, "val", (), classes) if (a.data / "val").is_dir() else None
     has_names = bool(classes) and LANGUAGE_HEAD in recipe.model.heads
     encoder = recipe.pretrain.text_encoder
-    texts = class_texts(embed_names(classes, bank, encoder, world.device), train) if has_names else None
+    names = embed_names(classes, bank, encoder, world.device) if has_names else None
+    texts = None if names is None else class_texts(names, None if a.labels == "teacher" else train)
+    if texts is None and a.labels == "teacher":
+        raise SystemExit(f"--labels teacher: the scenes of {a.data} declare no class names to choose from")
 
     trainer = build_trainer(recipe, train, texts, bank, world)
     if a.init:

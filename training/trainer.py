@@ -19,9 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
 
 from chorus_core.encoder.model import ChorusModel
-from training.configs import PretrainConfig, Recipe
+from training.configs import LANGUAGE_HEAD, PretrainConfig, Recipe
 from training.distributed import World
-from training.objectives import TeacherObjective
+from training.objectives import ClassTexts, TeacherObjective, named_by_teacher
 from training.progress import Progress
 from training.scene_store import Batch, SceneStore
 from training.step_batches import StepBatches, read_ahead
@@ -49,9 +49,12 @@ class Trainer:
         recipe: architecture and optimisation.
         objectives: of the recipe's teachers.
         world: this process among those that train together.
+        names: of the classes that the language teacher chooses from, where it is to name voxels.
     """
 
-    def __init__(self, recipe: Recipe, objectives: Sequence[TeacherObjective], world: World) -> None:
+    def __init__(
+        self, recipe: Recipe, objectives: Sequence[TeacherObjective], world: World, names: ClassTexts | None = None
+    ) -> None:
         config = recipe.pretrain
         if config.batch_scenes % world.size:
             raise ValueError(f"batch_scenes = {config.batch_scenes}: expected a multiple of {world.size} processes")
@@ -60,6 +63,7 @@ class Trainer:
         self.recipe, self.config, self.world = recipe, config, world
         self.progress = Progress(config.steps, config.seconds)
         self.objectives = tuple(objectives)
+        self.names = names
         torch.manual_seed(config.seed)
         self.model = ChorusModel(recipe.model, config.drop_path).to(world.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -97,6 +101,8 @@ class Trainer:
         """One update; returns the loss terms, still on the device."""
         progress = self.progress.share(self.step)
         active = [o for o in self.objectives if o.active(progress)]
+        if self.names is not None:
+            batch = named_by_teacher(batch, LANGUAGE_HEAD, self.names)
         terms = self._losses(batch, active, progress)
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chorus_core.encoder.model import ChorusModel
-from training.configs import RECIPES, PretrainConfig, Recipe, TeacherConfig
+from training.configs import LABELS, RECIPES, PretrainConfig, Recipe, TeacherConfig
 
 
 def build(recipe: Recipe) -> ChorusModel:
@@ -64,11 +64,15 @@ def test_teachers_change_heads() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_labels_are_used_as_far_as_asked(recipe: Recipe) -> None:
+    assert recipe.with_labels("all") == recipe
+    for labels in LABELS:
+        changed = recipe.with_labels(labels)
+        assert (changed.pretrain.labels, changed.model) == (labels, recipe.model)
     for teacher in recipe.pretrain.teachers:
-        assert teacher.with_labels("all") is teacher
-        paper = teacher.with_labels("contrast")
+        paper, named, alone = (teacher.with_labels(labels) for labels in ("contrast", "teacher", "none"))
         assert (paper.contrast, paper.text_weight, paper.class_power) == (teacher.contrast, 0.0, 1.0)
-        alone = teacher.with_labels("none")
+        assert named.contrast == ("none" if teacher.contrast == "instance" else teacher.contrast)
+        assert (named.text_weight, named.class_power) == (teacher.text_weight, teacher.class_power)
         assert (alone.contrast, alone.text_weight, alone.class_power) == ("none", 0.0, 1.0)
         assert (alone.weight, alone.starts_at) == (teacher.weight, teacher.starts_at)
 

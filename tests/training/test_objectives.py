@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from small_scenes import units, write_blobs
 
 from training.configs import SCHEDULES, TeacherConfig
 from training.language import LanguageTargets
-from training.objectives import ClassTexts, TeacherObjective, class_balance, class_texts, fit_phi_s
+from training.objectives import ClassTexts, TeacherObjective, class_balance, class_texts, fit_phi_s, named_by_teacher
 from training.phi_s import PhiS
 from training.scene_store import Batch, SceneStore
 
@@ -202,6 +203,27 @@ def test_class_texts_mark_what_the_scenes_hold(tmp_path: Path) -> None:
         "chair", "table", "lamp", "vase",
     ]  # fmt: skip
     assert torch.equal(texts.embeddings, names)
+
+
+def test_without_scenes_every_class_may_be_chosen() -> None:
+    names = small_bank().name_embeddings()
+    assert class_texts(names, None).trained.all()
+
+
+def test_the_teacher_names_voxels_by_its_features(bank: LanguageTargets) -> None:
+    names = bank.name_embeddings()
+    texts = ClassTexts(names, torch.tensor([False] + [True] * (len(names) - 1)))
+    said = torch.tensor([3, 0, 2, 1])  # the first name is not to be chosen
+    target = torch.nn.functional.normalize(names[said] + 0.01 * units(1, 4, DIM), dim=1)
+    batch = make_batch(torch.tensor([0, 0, 1, -1]), list(NAMES[:2]), {"lang": target.half()})
+    batch = replace(batch, valid={"lang": torch.tensor([True, True, True, False])})
+    named = named_by_teacher(batch, "lang", texts)
+    scores = target.half().double() @ names.double().T
+    scores[:, 0] = -np.inf
+    assert named.segment.tolist() == [*scores.argmax(1)[:3].tolist(), -1]
+    assert named.segment[0] == 3 and named.segment[2] == 2 and named.segment[1] != 0
+    assert named.instance.tolist() == [-1] * 4
+    assert named.targets is batch.targets
 
 
 def test_phi_s_is_fitted_to_the_stores_features(tmp_path: Path) -> None:

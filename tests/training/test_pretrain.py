@@ -96,6 +96,7 @@ def test_it_learns(recipe: str, arguments: list[str], data: Path, tmp_path: Path
     ("labels", "terms"),
     [
         ("contrast", {"lang.feature", "lang.contrast", "obj.feature", "obj.contrast"}),
+        ("teacher", {"lang.feature", "lang.contrast", "lang.text", "obj.feature"}),
         ("none", {"lang.feature", "obj.feature"}),
     ],
 )
@@ -167,10 +168,21 @@ def test_what_cannot_be_done_is_said(arguments: list[str], data: Path, tmp_path:
     write_blobs(tmp_path / "nameless", {"lang": units(1, 4, DIM)}, {"train": 1})
     with pytest.raises(ValueError, match="'lang' contrasts class names: the scenes declare none"):
         pretrain.main([*without_bank, "--data", str(tmp_path / "nameless"), "--heads", "lang"])
+    with pytest.raises(SystemExit, match="--labels teacher: phrases are texts of the scenes' own labels"):
+        pretrain.main([*arguments, "--labels", "teacher", "--phrases"])
+    with pytest.raises(SystemExit, match=r"--labels teacher: the scenes of .*nameless declare no class names"):
+        pretrain.main([*without_bank, "--data", str(tmp_path / "nameless"), "--heads", "lang", "--labels", "teacher"])
     foreign = ("chair", "table", "zeppelin", "sofa")
     write_blobs(tmp_path / "foreign", {"lang": units(1, 4, DIM)}, {"train": 1}, classes=foreign)
     with pytest.raises(SystemExit, match=r"lacks 'zeppelin' \(1 of 4 class names\)"):
         pretrain.main([*arguments, "--data", str(tmp_path / "foreign"), "--heads", "lang"])
+
+
+def test_only_a_language_teacher_names_voxels(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tuple(replace(t, starts_at=0.0) for t in RECIPES["tiny"].pretrain.teachers if t.head == "obj")
+    monkeypatch.setitem(RECIPES, "tiny", RECIPES["tiny"].with_teachers(other))
+    with pytest.raises(SystemExit, match=r"--labels teacher: the language teacher \('lang'\) is not among the heads"):
+        pretrain.main([*arguments, "--labels", "teacher"])
 
 
 def test_classes_go_by_name_or_key() -> None:
