@@ -25,7 +25,7 @@ from chorus_core.io.atomic import atomic_path
 from chorus_core.teachers import load_teacher
 from training.evaluation.encoded import SceneAccuracy, Unseen, predict
 from training.evaluation.few_views import Room, encode_room, few_view_rooms, lift_directly
-from training.figure import save_figure
+from training.figure import save_figure, shared_legend
 from training.language import LanguageTargets
 from training.runs import Run, run_all
 
@@ -177,7 +177,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
             axis.set(xscale="log", xticks=views, xticklabels=views, xlabel="frames of the room", title=title)
             axis.set_ylabel("f-mIoU")
             axis.grid(alpha=0.3)
-        axes[0].legend(fontsize=8)
+        shared_legend(axes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from chorus_core.io.atomic import atomic_path
-from training.figure import save_figure
+from training.figure import save_figure, shared_legend
 from training.probes import KINDS
 from training.runs import Run, run_all
 
@@ -108,7 +108,7 @@ def draw(found: Mapping[str, Mapping[str, Sequence[float]]], budgets: Sequence[L
             axis.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
             axis.set_xticks([], minor=True)
             axis.grid(alpha=0.3)
-        axes[0].legend(fontsize=8)
+        shared_legend(axes)
 
 
 def make_parser() -> argparse.ArgumentParser:
