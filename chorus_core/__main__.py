@@ -18,11 +18,16 @@ from chorus_core import config as configuration
 from chorus_core.config import Config
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.checkpoint import shipped_models
-from chorus_core.io.gaussian_ply import load_gaussians
+from chorus_core.encoder.normals import estimate_normals
+from chorus_core.encoder.outliers import inliers
+from chorus_core.gaussians import Gaussians
+from chorus_core.io.any_scene import FORMS, load_any_scene
+from chorus_core.io.feature_file import save_features
 from chorus_core.io.map_file import features_path, load_map
+from chorus_core.io.point_cloud import PointCloud
 from chorus_core.io.rgbd import open_sequence
 from chorus_core.mapping import MapSnapshot
-from chorus_core.pipeline import Pipeline
+from chorus_core.pipeline import Pipeline, choose_device
 from chorus_core.saved_map import open_saved_map
 from chorus_core.semantics.labelled_map import QueryResult
 
@@ -42,19 +47,64 @@ def build_map(arguments: argparse.Namespace, config: Config) -> None:
     print(f"{arguments.out}: {written} Gaussians from {pipeline.status().frames} frames{dropped}")
 
 
-def encode_map(arguments: argparse.Namespace, config: Config) -> None:
-    """Features and labels for the Gaussians of any 3DGS ``.ply``."""
-    out = arguments.out or arguments.path.with_suffix(".chorus.ply")
+def encode_scene(arguments: argparse.Namespace, config: Config) -> None:
+    """A scene of any form to a labelled map (``.ply``), or to the bare features of its rows (``.safetensors``)."""
+    scene = load_any_scene(arguments.path)
+    points = isinstance(scene, PointCloud)
+    default = arguments.path.with_suffix(".features.safetensors" if points else ".chorus.ply")
+    out: Path = arguments.out or default
     if out.resolve() == arguments.path.resolve():
         raise ValueError(f"--out {out} is the input: it would lose its other columns (spherical harmonics, say)")
-    gaussians = load_gaussians(arguments.path)
+    if out.suffix not in (".ply", ".safetensors"):
+        raise ValueError(f"--out {out}: expected NAME.ply (a labelled map) or NAME.safetensors (features)")
+    if points and (out.suffix == ".ply" or arguments.drop_outliers):
+        raise ValueError(f"{arguments.path} holds points: a labelled map and --drop-outliers need Gaussians")
+    kept = inliers(scene) if arguments.drop_outliers else torch.ones(len(scene), dtype=torch.bool)
+    if not kept.any():
+        raise ValueError(f"{arguments.path}: nothing to encode in {len(scene)} rows")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".ply":
+        _write_map(out, scene[kept], arguments.grid, config)
+    else:
+        _write_features(out, scene, kept, arguments, config)
+    left_out = f", {int((~kept).sum())} outliers left out" if arguments.drop_outliers else ""
+    print(f"{out}: {int(kept.sum())} {'points' if points else 'Gaussians'} encoded{left_out}")
+
+
+def _write_map(out: Path, gaussians: Gaussians, grid: float | None, config: Config) -> None:
     pipeline = Pipeline(config)
     numbers = torch.arange(len(gaussians))
-    features = pipeline.describe(gaussians, arguments.grid or pipeline.encoder.model.config.grid_size)
+    features = pipeline.describe(gaussians, grid or pipeline.encoder.model.config.grid_size)
     pipeline.semantics.update(MapSnapshot(gaussians, numbers, numbers, 0.0), numbers, features)
-    out.parent.mkdir(parents=True, exist_ok=True)
     pipeline.save(out)
-    print(f"{out} and {features_path(out).name}: {len(gaussians)} Gaussians encoded")
+
+
+def _write_features(
+    out: Path, scene: Gaussians | PointCloud, kept: torch.Tensor, arguments: argparse.Namespace, config: Config
+) -> None:
+    options = config.encoder
+    encoder = ChorusEncoder.from_pretrained(options.checkpoint, choose_device(options.device))
+    head = None if arguments.head == "none" else arguments.head
+    if head is not None and head not in encoder.model.config.heads:
+        raise ValueError(f"--head {head}: the model has {', '.join(sorted(encoder.model.config.heads))}, or none")
+    features = torch.zeros((len(scene), encoder.width(head)), dtype=torch.float16)
+    size = arguments.grid or encoder.model.config.grid_size
+    how = (head, size, options.max_gaussians, options.halo, options.per_voxel)
+    if isinstance(scene, PointCloud):
+        normals = estimate_normals(scene.points) if scene.normals is None else scene.normals
+        found = encoder.encode_points(scene.points, scene.colors, normals, *how)
+    else:
+        found = encoder.encode(scene[kept], *how)
+    features[kept] = found.cpu()
+    facts = {
+        "scene": arguments.path.name,
+        "model": encoder.description.get("name", options.checkpoint),
+        "sha256": encoder.description.get("sha256", ""),
+        "head": arguments.head,
+        "grid_size": size,
+        "per_voxel": options.per_voxel,
+    }
+    save_features(out, features, kept, facts)
 
 
 def query_map(arguments: argparse.Namespace, config: Config) -> None:
@@ -94,21 +144,8 @@ def _encode_with_progress(pipeline: Pipeline) -> None:
 
 
 def _facts(path: Path) -> list[tuple[str, str]]:
-    if path.suffix == ".ply":
-        gaussians = load_gaussians(path)
-        low, high = gaussians.means.amin(dim=0).tolist(), gaussians.means.amax(dim=0).tolist()
-        facts = [
-            ("Gaussians", str(len(gaussians))),
-            ("extent", " x ".join(f"{b - a:.2f}" for a, b in zip(low, high, strict=True)) + " m"),
-            ("median scale", f"{float(gaussians.scales.median()):.4f} m"),
-        ]
-        if features_path(path).is_file():
-            labelled, model = load_map(path)
-            facts += [("model", model.name), ("feature width", str(labelled.features.shape[1]))]
-            counts = torch.bincount(labelled.labels[labelled.labels >= 0], minlength=len(labelled.vocabulary))
-            top = [f"{labelled.vocabulary.labels[i]} {int(counts[i])}" for i in counts.argsort(descending=True)[:8]]
-            facts.append(("most common labels", ", ".join(top)))
-        return facts
+    if path.suffix in (".ply", ".splat", ".npz") or (path / "coord.npy").is_file():
+        return _scene_facts(path)
     shipped = not path.exists() and str(path) in shipped_models()
     if shipped or (path / "config.json").is_file() or path.suffix in (".pth", ".safetensors"):
         encoder = ChorusEncoder.from_pretrained(str(path))
@@ -128,6 +165,30 @@ def _facts(path: Path) -> list[tuple[str, str]]:
     ]
 
 
+def _scene_facts(path: Path) -> list[tuple[str, str]]:
+    scene = load_any_scene(path)
+    if isinstance(scene, PointCloud):
+        normals = "estimated when encoded" if scene.normals is None else "given"
+        return [("points", str(len(scene))), ("extent", _extent(scene.points)), ("normals", normals)]
+    facts = [
+        ("Gaussians", str(len(scene))),
+        ("extent", _extent(scene.means)),
+        ("median scale", f"{float(scene.scales.median()):.4f} m"),
+    ]
+    if path.suffix == ".ply" and features_path(path).is_file():
+        labelled, model = load_map(path)
+        facts += [("model", model.name), ("feature width", str(labelled.features.shape[1]))]
+        counts = torch.bincount(labelled.labels[labelled.labels >= 0], minlength=len(labelled.vocabulary))
+        top = [f"{labelled.vocabulary.labels[i]} {int(counts[i])}" for i in counts.argsort(descending=True)[:8]]
+        facts.append(("most common labels", ", ".join(top)))
+    return facts
+
+
+def _extent(points: torch.Tensor) -> str:
+    sides = (points.amax(dim=0) - points.amin(dim=0)).tolist()
+    return " x ".join(f"{side:.2f}" for side in sides) + " m"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chorus", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -144,9 +205,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("out/map.ply"))
     sub.add_argument("--bare", action="store_true", help="Gaussians only, no features")
     sub.add_argument("--upright", action="store_true", help="find the vertical first; for hand-held recordings")
-    sub = command("encode", encode_map, "features and labels for a 3DGS .ply")
-    sub.add_argument("--out", type=Path, help="default: NAME.chorus.ply beside NAME.ply")
+    sub = command("encode", encode_scene, f"features and labels for a scene: {FORMS}")
+    sub.add_argument(
+        "-o", "--out", type=Path,
+        help="NAME.ply, a labelled map (default for Gaussians), or NAME.safetensors, features as the head gives them, "
+        "a row each Gaussian or point in the scene's order (default for points)",
+    )  # fmt: skip
     sub.add_argument("--grid", type=float, help="edge of the encoder's voxels, metres")
+    sub.add_argument("--head", default="lang", help="of the features in a .safetensors; none: before any head")
+    sub.add_argument(
+        "--drop-outliers", action="store_true",
+        help="leave out Gaussians that are blown up or float alone, as fits without depth have them",
+    )  # fmt: skip
     sub = command("query", query_map, "ask a saved map")
     sub.add_argument("text", nargs="+")
     sub.add_argument("--negative", action="append", default=[], help="what is not meant")

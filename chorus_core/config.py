@@ -72,6 +72,12 @@ class EncoderConfig:
     max_gaussians: int = option(60_000, "Gaussians encoded in one pass; larger regions are tiled", ge=1000)
     halo: float = option(0.8, "metres of context around an encoded region", ge=0.0)
     min_gaussians: int = option(500, "no encode before the map holds as many", ge=1)
+    per_voxel: str = option(
+        "first",
+        "what is read where several Gaussians share a voxel: the most opaque one, their mean, or one after the other "
+        "in up to 8 passes; the online map has one a voxel",
+        choices=("first", "mean", "fragments"),
+    )
     smoothing: int = option(
         2, "rounds of averaging features over neighbouring voxels; 0 leaves them as the encoder gives them", ge=0, le=16
     )

@@ -176,7 +176,9 @@ class Pipeline:
         options = self.config.encoder
         size = grid_size or max(self.config.map.voxel_size, self.encoder.model.config.grid_size)
         text = self.semantics.text
-        features = self.encoder.encode(gaussians, text.head, size, options.max_gaussians, options.halo)
+        features = self.encoder.encode(
+            gaussians, text.head, size, options.max_gaussians, options.halo, options.per_voxel
+        )
         return smooth(text.project_features(features), gaussians.means, size, options.smoothing)
 
     def _encode_region(self, snapshot: MapSnapshot, region: Region) -> None:

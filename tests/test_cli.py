@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ import torch
 
 from chorus_core.__main__ import main, read_config
 from chorus_core.config import ConfigError
+from chorus_core.encoder import ChorusEncoder
+from chorus_core.encoder.outliers import inliers
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.feature_file import load_features
 from chorus_core.io.gaussian_ply import save_gaussians
 from chorus_core.io.rgbd import open_sequence
 
@@ -57,13 +61,60 @@ def test_map_query_encode_info(recording: Path, tmp_path: Path, capsys: pytest.C
     assert "Gaussians" in capsys.readouterr().out
 
 
+def small_scene(count: int = 300) -> Gaussians:
+    points = torch.rand((count, 3), generator=torch.Generator().manual_seed(0))
+    quats = torch.tensor((1.0, 0.0, 0.0, 0.0)).repeat(count, 1)
+    return Gaussians(points, quats, torch.full((count, 3), 0.02), torch.full((count,), 0.9), points)
+
+
+def test_features_of_any_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = small_scene()
+    scene.scales[7] = 5.0
+    save_gaussians(tmp_path / "scene.ply", scene)
+    expected = ChorusEncoder.from_pretrained("chorus_mini").encode(scene)
+    out = tmp_path / "new" / "f.safetensors"
+    assert main(["encode", str(tmp_path / "scene.ply"), "-o", str(out)]) == 0
+    features, kept, facts = load_features(out)
+    assert kept.all()
+    assert torch.allclose(features.float(), expected.float(), atol=2e-3), "rows in the order of the file"
+    assert (facts["model"], facts["head"], facts["grid_size"]) == ("chorus_mini", "lang", 0.02)
+    several = ["--grid", "0.3", "--head", "none", "--drop-outliers", "--set", "encoder.per_voxel=fragments"]
+    assert main(["encode", str(tmp_path / "scene.ply"), "-o", str(out), *several]) == 0
+    features, kept, facts = load_features(out)
+    assert torch.equal(kept, inliers(scene))
+    assert not kept[7]
+    left_out = int((~kept).sum())
+    assert f"{300 - left_out} Gaussians encoded, {left_out} outliers left out" in capsys.readouterr().out
+    assert not features[~kept].any()
+    assert features[kept].any(dim=1).all()
+    assert features.shape == (300, 672)
+    assert facts["per_voxel"] == "fragments"
+
+
+def test_points_are_encoded_by_a_point_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = small_scene()
+    cloud = tmp_path / "cloud.npz"
+    np.savez(cloud, points=scene.means.numpy(), colors=scene.colors.numpy())
+    points = ["--set", "encoder.checkpoint=chorus_mini_pts"]
+    assert main(["encode", str(cloud), *points]) == 0
+    features, kept, facts = load_features(tmp_path / "cloud.features.safetensors")
+    assert (features.shape, bool(kept.all()), facts["model"]) == ((300, 384), True, "chorus_mini_pts")
+    assert main(["info", str(cloud)]) == 0
+    assert "estimated when encoded" in capsys.readouterr().out
+    for wrong, message in (
+        (["encode", str(cloud)], "the model reads Gaussians|channels"),
+        (["encode", str(cloud), "-o", str(tmp_path / "map.ply"), *points], "holds points"),
+        (["encode", str(cloud), "-o", str(tmp_path / "map.txt"), *points], "expected NAME.ply"),
+        (["encode", str(cloud), "--head", "dino", *points], "--head dino: the model has gen, lang, obj, or none"),
+    ):
+        assert main(wrong) == 2
+        assert re.search(message, capsys.readouterr().err)
+
+
 def test_encode_leaves_the_scene_it_reads_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A scene may have columns that a saved map does not: spherical harmonics, say."""
     scene = tmp_path / "scene.ply"
-    points = torch.rand((300, 3), generator=torch.Generator().manual_seed(0))
-    quats = torch.tensor((1.0, 0.0, 0.0, 0.0)).repeat(300, 1)
-    gaussians = Gaussians(points, quats, torch.full((300, 3), 0.02), torch.full((300,), 0.9), points)
-    save_gaussians(scene, gaussians, {"my_id": np.arange(300, dtype=np.int32)})
+    save_gaussians(scene, small_scene(), {"my_id": np.arange(300, dtype=np.int32)})
     before = scene.read_bytes()
     assert main(["encode", str(scene)]) == 0
     assert main(["encode", str(scene), "--out", str(tmp_path / "." / "scene.ply")]) == 2

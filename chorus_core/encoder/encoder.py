@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from chorus_core.encoder.checkpoint import read_model
-from chorus_core.encoder.inputs import POINT_CHANNELS, gaussian_channels, point_channels, shortest_axes, voxelize
+from chorus_core.encoder.inputs import (
+    POINT_CHANNELS,
+    Voxels,
+    gaussian_channels,
+    mean_channels,
+    point_channels,
+    rank_in_voxel,
+    shortest_axes,
+    voxelize,
+)
 from chorus_core.encoder.model import ChorusModel
 from chorus_core.encoder.tiles import tiles
 from chorus_core.gaussians import Gaussians
+
+PerVoxel = Literal["first", "mean", "fragments"]
+"""What the encoder reads where several Gaussians or points share a voxel: the most opaque Gaussian or the first point;
+their mean, Gaussians weighed by opacity; or one after the other in up to :data:`FRAGMENTS` passes, as upstream does,
+each keeping what it was given itself."""
+
+FRAGMENTS = 8
 
 
 class ChorusEncoder:
@@ -54,6 +70,7 @@ class ChorusEncoder:
         grid_size: float | None = None,
         max_points: int = 500_000,
         halo: float = 0.8,
+        per_voxel: PerVoxel = "first",
     ) -> Tensor:
         """Features of each Gaussian.
 
@@ -66,16 +83,30 @@ class ChorusEncoder:
                 voxel size is best encoded at that size.
             max_points: larger scenes are encoded in tiles of at most as many Gaussians.
             halo: metres of context around a tile.
+            per_voxel: what stands for several Gaussians of a voxel, see :data:`PerVoxel`.
 
         Returns:
             float16 on the encoder's device [N, d].
         """
         on_device = gaussians.to(self.device)
         if self.model.config.in_channels == POINT_CHANNELS:
-            normals = shortest_axes(on_device)
-            return self.encode_points(on_device.means, on_device.colors, normals, head, grid_size, max_points, halo)
+            points = (on_device.means, on_device.colors, shortest_axes(on_device))
+            return self.encode_points(*points, head, grid_size, max_points, halo, per_voxel)
         channels = gaussian_channels(on_device)
-        return self._encode(on_device.means, channels, head, grid_size, max_points, halo, on_device.opacities)
+        opacities = on_device.opacities
+        return self._encode(on_device.means, channels, head, grid_size, max_points, halo, per_voxel, opacities)
+
+    def width(self, head: str | None = "lang") -> int:
+        """Dimensions of a head's features; of the upcast ones for None.
+
+        Raises:
+            KeyError: no such head.
+        """
+        if head is None:
+            return self.model.config.feature_dim
+        if head not in self.model.config.heads:
+            raise KeyError(f"no head {head!r}: the model has {sorted(self.model.config.heads)}")
+        return self.model.config.heads[head]
 
     def encode_points(
         self,
@@ -86,6 +117,7 @@ class ChorusEncoder:
         grid_size: float | None = None,
         max_points: int = 500_000,
         halo: float = 0.8,
+        per_voxel: PerVoxel = "first",
     ) -> Tensor:
         """Features of each point of a cloud, for models of the point variant; see :meth:`encode`.
 
@@ -99,7 +131,7 @@ class ChorusEncoder:
         """
         points, colors, normals = (t.to(self.device, torch.float32) for t in (points, colors, normals))
         channels = point_channels(points, colors, normals)
-        return self._encode(points, channels, head, grid_size, max_points, halo, None)
+        return self._encode(points, channels, head, grid_size, max_points, halo, per_voxel, None)
 
     @torch.inference_mode()
     def _encode(
@@ -110,22 +142,47 @@ class ChorusEncoder:
         grid_size: float | None,
         max_points: int,
         halo: float,
+        per_voxel: PerVoxel,
         priority: Tensor | None,
     ) -> Tensor:
         expected = self.model.config.in_channels
         if channels.shape[1] != expected:
             raise ValueError(f"input has {channels.shape[1]} channels, the model reads {expected}")
-        dim = self.model.config.feature_dim if head is None else self.model.config.heads.get(head)
-        if dim is None:
-            raise KeyError(f"no head {head!r}: the model has {sorted(self.model.config.heads)}")
         size = grid_size or self.model.config.grid_size
-        out = torch.empty((points.shape[0], dim), dtype=torch.float16, device=self.device)
+        out = torch.empty((points.shape[0], self.width(head)), dtype=torch.float16, device=self.device)
         for region, owned in tiles(points, max_points, halo):
             weights = None if priority is None else priority[region]
             voxels = voxelize(points[region], channels[region], size, weights)
-            wanted = voxels.voxel_of_point[owned]
-            out[region[owned]] = self._pass(voxels.grid, voxels.feat, head)[wanted]
+            if per_voxel == "fragments":
+                out[region[owned]] = self._fragments(voxels, channels[region], weights, head)[owned]
+                continue
+            feat = voxels.feat if per_voxel == "first" else mean_channels(channels[region], voxels, weights)
+            out[region[owned]] = self._pass(voxels.grid, feat, head)[voxels.voxel_of_point[owned]]
         return out
+
+    def _fragments(self, voxels: Voxels, channels: Tensor, weights: Tensor | None, head: str | None) -> Tensor:
+        """Features of each point, the mean over the passes in which it stood for its voxel, float16 [N, d].
+
+        Points that never did, as their voxel holds more than there are passes, take the mean over all passes.
+        """
+        at = voxels.voxel_of_point
+        rank, counts = rank_in_voxel(at, weights), torch.bincount(at)
+        passes = min(FRAGMENTS, int(counts.max()))
+        times = channels.new_zeros(len(at))
+        own, whole = (channels.new_zeros((count, self.width(head))) for count in (len(at), len(counts)))
+        for number in range(passes):
+            chosen = (rank == number % counts[at]).nonzero().squeeze(1)
+            stands = torch.empty_like(counts)
+            stands[at[chosen]] = chosen
+            found = self._pass(voxels.grid, channels[stands], head).float()  # [V, d]
+            own[stands] += found
+            whole += found
+            times[stands] += 1
+        never = times == 0
+        own[never], times[never] = whole[at[never]], float(passes)
+        mean = own / times[:, None]
+        unit = head is not None and head not in self.model.config.raw_heads
+        return (torch.nn.functional.normalize(mean, dim=1) if unit else mean).half()
 
     def _pass(self, grid: Tensor, feat: Tensor, head: str | None) -> Tensor:
         """Features of one scene's voxels, float16 [V, d]."""

@@ -14,6 +14,10 @@ POINT_CHANNELS = 9
 """Of the point variant; see :func:`point_channels`."""
 
 
+ORIENTATION = {11: slice(4, 8), POINT_CHANNELS: slice(6, 9)}
+"""Channels that turn with the scene and cannot be averaged (quaternion, normal), by the number of all."""
+
+
 @dataclass
 class Voxels:
     """One scene on the encoder's grid, at most one point a voxel.
@@ -84,3 +88,33 @@ def voxelize(points: Tensor, channels: Tensor, grid_size: float, priority: Tenso
     best = torch.full_like(occupied, points.shape[0]).scatter_reduce(0, voxel_of_point, rank, "amin")
     representative = order[best]
     return Voxels(grid[representative], channels[representative], representative, voxel_of_point)
+
+
+def mean_channels(channels: Tensor, voxels: Voxels, weight: Tensor | None = None) -> Tensor:
+    """Input channels of each voxel as the mean of its points [V, C]; orientations are those of the representative.
+
+    Args:
+        channels: of each point [N, C].
+        weight: of each point, >= 0 [N]; equal by default.
+    """
+    weight = torch.ones_like(channels[:, 0]) if weight is None else weight.clamp(min=1e-6)
+    total = channels.new_zeros((len(voxels.grid), channels.shape[1] + 1))
+    counted = torch.cat((channels, torch.ones_like(channels[:, :1])), dim=1) * weight[:, None]
+    total.index_add_(0, voxels.voxel_of_point, counted)
+    mean = total[:, :-1] / total[:, -1:]
+    orientation = ORIENTATION[channels.shape[1]]
+    mean[:, orientation] = voxels.feat[:, orientation]
+    return mean
+
+
+def rank_in_voxel(voxel_of_point: Tensor, priority: Tensor | None = None) -> Tensor:
+    """Place of each point among those of its voxel, from 0, higher priority first [N]."""
+    order = torch.arange(len(voxel_of_point), device=voxel_of_point.device)
+    if priority is not None:
+        order = torch.argsort(priority, descending=True, stable=True)
+    order = order[torch.argsort(voxel_of_point[order], stable=True)]
+    counts = torch.bincount(voxel_of_point)
+    first = counts.cumsum(0) - counts
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - first[voxel_of_point[order]]
+    return rank

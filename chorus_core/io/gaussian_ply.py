@@ -102,6 +102,17 @@ def load_gaussians(path: str | Path) -> Gaussians:
     return Gaussians(**{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()})
 
 
+def holds_gaussians(path: str | Path) -> bool:
+    """Whether a ``.ply`` has anything that a plain point cloud lacks and Gaussians need, compressed or not.
+
+    Raises:
+        PlyFormatError: not a ``.ply``, or cut short.
+        FileNotFoundError: no such file.
+    """
+    names = set(_vertex(_read(path), path).dtype.names)
+    return not names.isdisjoint((*_COLOR, *_SCALE, *_ROTATION, *PACKED_COLUMNS))
+
+
 def load_extra(path: str | Path) -> dict[str, np.ndarray]:
     """The per-Gaussian columns [N] of a 3DGS ``.ply`` that are not part of the standard, by name.
 

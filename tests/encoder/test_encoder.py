@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
-from chorus_core.encoder.inputs import gaussian_channels, point_channels, voxelize
+from chorus_core.encoder.encoder import FRAGMENTS
+from chorus_core.encoder.inputs import gaussian_channels, mean_channels, point_channels, rank_in_voxel, voxelize
 from chorus_core.encoder.tiles import tiles
 from chorus_core.gaussians import Gaussians
 
@@ -190,3 +191,73 @@ def test_cuda_agrees_with_cpu(encoder: ChorusEncoder) -> None:
     torch.manual_seed(0)
     found = ChorusEncoder(ChorusModel(TINY), device="cuda").encode(g.to("cuda")).cpu()
     assert torch.nn.functional.cosine_similarity(found.float(), expected.float()).mean() > 0.999
+
+
+# ---- several Gaussians in a voxel ------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=40))
+def test_points_are_ranked_within_their_voxel(rows: list[tuple[int, int]]) -> None:
+    """By priority, equal ones in their order; against sorting each voxel by itself."""
+    voxel = torch.unique(torch.tensor([v for v, _ in rows]), return_inverse=True)[1]
+    priority = torch.tensor([float(p) for _, p in rows])
+    rank = rank_in_voxel(voxel, priority)
+    for v in voxel.unique():
+        members = (voxel == v).nonzero().squeeze(1).tolist()
+        expected = sorted(members, key=lambda i: -float(priority[i]))
+        assert [int(rank[i]) for i in expected] == list(range(len(members)))
+    assert rank_in_voxel(torch.zeros(3, dtype=torch.long)).tolist() == [0, 1, 2]
+
+
+def test_a_voxel_can_be_the_mean_of_what_is_in_it() -> None:
+    g = make_scene(300, extent=0.5)
+    channels = gaussian_channels(g).double()
+    voxels = voxelize(g.means, channels, 0.1, g.opacities)
+    mean = mean_channels(channels, voxels, g.opacities.double())
+    for v in range(len(voxels.grid)):
+        inside = voxels.voxel_of_point == v
+        weight = g.opacities[inside].double()[:, None]
+        expected = (channels[inside] * weight).sum(0) / weight.sum()
+        expected[4:8] = channels[voxels.representative[v], 4:8]  # rotations have no mean
+        assert torch.allclose(mean[v], expected, atol=1e-9)
+
+
+def stacked(scene: Gaussians, copies: int) -> Gaussians:
+    """Each Gaussian once more and more in its own voxel, in other colours, ever less opaque."""
+    parts = [
+        Gaussians(scene.means, scene.quats, scene.scales, scene.opacities * 0.5**k, (scene.colors + 0.31 * k) % 1.0)
+        for k in range(copies)
+    ]
+    return Gaussians.cat(parts)
+
+
+def one_a_voxel(size: float) -> Gaussians:
+    scene = make_scene(600)
+    return scene[voxelize(scene.means, gaussian_channels(scene), size, scene.opacities).representative]
+
+
+@pytest.mark.parametrize("per_voxel", ["first", "mean", "fragments"])
+def test_one_a_voxel_is_the_same_in_every_way(encoder: ChorusEncoder, per_voxel: str) -> None:
+    scene = one_a_voxel(0.05)
+    expected = encoder.encode(scene, grid_size=0.05).float()
+    found = encoder.encode(scene, grid_size=0.05, per_voxel=per_voxel).float()
+    assert torch.allclose(found, expected, atol=2e-3)
+
+
+def test_fragments_are_passes_over_one_gaussian_each(encoder: ChorusEncoder) -> None:
+    scene = one_a_voxel(0.05)
+    layers = stacked(scene, 3)
+    found = encoder.encode(layers, grid_size=0.05, per_voxel="fragments").float().split(len(scene))
+    for k in range(3):
+        alone = encoder.encode(layers[k * len(scene) : (k + 1) * len(scene)], grid_size=0.05).float()
+        assert torch.allclose(found[k], alone, atol=2e-3)
+    assert torch.allclose(encoder.encode(layers, grid_size=0.05).float()[: len(scene)], found[0], atol=2e-3)
+
+
+def test_what_no_pass_reads_takes_the_voxels_mean(encoder: ChorusEncoder) -> None:
+    scene = one_a_voxel(0.05)
+    layers = stacked(scene, FRAGMENTS + 2)
+    found = encoder.encode(layers, grid_size=0.05, per_voxel="fragments").float().reshape(FRAGMENTS + 2, len(scene), -1)
+    mean = torch.nn.functional.normalize(found[:FRAGMENTS].mean(0), dim=1)
+    for k in (FRAGMENTS, FRAGMENTS + 1):
+        assert torch.allclose(found[k], mean, atol=4e-3)
