@@ -1,4 +1,4 @@
-"""Reading and writing models: a folder of our own, or a released checkpoint file.
+"""Reading and writing models: a folder of our own, or a released checkpoint, as a file or by its name on the hub.
 
 A model folder holds ``config.json`` (architecture, hash of the weights, what its text side is) and
 ``model.safetensors``. A released file is a ``.pth`` whose ``state_dict`` may carry a ``module.`` prefix; it is read
@@ -18,11 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from chorus_core.encoder.hub import HubError, fetch_weights, is_hub_name
 from chorus_core.encoder.model import ChorusModel, ModelConfig
 from chorus_core.io.atomic import atomic_path
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 """Folder of the models that come with the package."""
+
+RELEASED_TEXT_ENCODER, _RELEASED_TEXT_DIM = "open_clip:ViT-SO400M-16-SigLIP2-512:webli", 1152
+"""Of the release's language head; the tokenizer of that model pads to 64 tokens, as the release does."""
 
 BASIS_PREFIX = "feature_basis."
 """Tensors of a model file that belong to the compact feature space, not to the network."""
@@ -36,7 +40,9 @@ def read_model(name_or_path: str | Path) -> tuple[ChorusModel, dict[str, Any], d
     """A model in evaluation mode, the description that came with it, and its feature basis (may be empty).
 
     Args:
-        name_or_path: name of a shipped model, a model folder, or a released ``.pth``/``.safetensors`` file.
+        name_or_path: name of a shipped model, a model folder, a released ``.pth``/``.safetensors`` file, or such a
+            file on the Hugging Face hub as ``OWNER/REPOSITORY:NAME``, e.g.
+            ``SceneSplatPro/Chorus:lang-dino-enc-pretrain-scan-ppv2-mp3d-mcmc``.
 
     Raises:
         CheckpointError: see there.
@@ -47,8 +53,8 @@ def read_model(name_or_path: str | Path) -> tuple[ChorusModel, dict[str, Any], d
         config = _described_config(description["model"], path)
     else:
         state = _strip_module(_read_file(path))
-        description = {"model": {}}
         config = _released_config(state)
+        description = {"name": path.stem, "model": {}, "sha256": _sha256(path), **_released_text(config)}
     basis = {k.removeprefix(BASIS_PREFIX): state.pop(k) for k in list(state) if k.startswith(BASIS_PREFIX)}
     model = ChorusModel(config)
     _load_strictly(model, state, path)
@@ -82,8 +88,14 @@ def _locate(name_or_path: str | Path) -> Path:
         return path
     if isinstance(name_or_path, str) and (SHIPPED / name_or_path / "config.json").is_file():
         return SHIPPED / name_or_path
+    if is_hub_name(str(name_or_path)):
+        try:
+            return fetch_weights(str(name_or_path))
+        except HubError as error:
+            raise CheckpointError(str(error)) from error
     raise CheckpointError(
-        f"no checkpoint {str(name_or_path)!r}: neither a file or folder nor a shipped model {shipped_models()}"
+        f"no checkpoint {str(name_or_path)!r}: neither a file or folder nor a shipped model {shipped_models()}, nor "
+        "OWNER/REPOSITORY:NAME on the hub"
     )
 
 
@@ -147,6 +159,13 @@ def _released_config(state: Mapping[str, Tensor]) -> ModelConfig:
         in_channels=stem.shape[1] if stem is not None and stem.ndim == 2 else defaults.in_channels,
         heads=heads or dict(defaults.heads),
     )
+
+
+def _released_text(config: ModelConfig) -> dict[str, Any]:
+    """The text side of the release (its zero-shot protocol): SigLIP2-SO400M, labels as "this is a {label}"."""
+    if config.heads.get("lang") != _RELEASED_TEXT_DIM:
+        return {}
+    return {"text": {"encoder": RELEASED_TEXT_ENCODER, "head": "lang", "prompts": ["this is a {label}"]}}
 
 
 def _load_strictly(model: ChorusModel, state: Mapping[str, Tensor], path: Path) -> None:

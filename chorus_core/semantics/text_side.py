@@ -12,7 +12,7 @@ from torch import Tensor
 from chorus_core.semantics.calibration import Calibration, CalibrationError
 from chorus_core.semantics.relevancy import LERF, NEGATIVES, REFERENCE, FeatureBasis, relevancy
 from chorus_core.semantics.text_encoder import TextEncoder, load_text_encoder
-from chorus_core.semantics.vocabulary import Vocabulary, encode_labels, load_vocabulary
+from chorus_core.semantics.vocabulary import PROMPTS, Vocabulary, encode_labels, load_vocabulary
 
 if TYPE_CHECKING:
     from chorus_core.encoder import ChorusEncoder
@@ -31,9 +31,9 @@ class TextSide:
     """Turns features and texts into one compact space, and compares them there.
 
     Args:
-        description: of a model folder (``ChorusEncoder.description``). Read are ``text`` (``encoder`` and ``head``),
-            ``calibration`` (the fields of :class:`~chorus_core.semantics.calibration.Calibration`) and ``threshold``;
-            each may be absent.
+        description: of a model folder (``ChorusEncoder.description``). Read are ``text`` (``encoder``, ``head`` and
+            ``prompts``, which hold ``{label}``), ``calibration`` (the fields of
+            :class:`~chorus_core.semantics.calibration.Calibration`) and ``threshold``; each may be absent.
         basis: ``{"basis": [D, d]}``, orthonormal columns (``ChorusEncoder.basis``); empty keeps features as they are.
         text_encoder: of the space the model was trained on; None loads the one the description names.
         device: where texts and basis live; features are taken on any.
@@ -58,6 +58,7 @@ class TextSide:
         description = description or {}
         text = _entry(description, "text", Mapping, {})
         self.head = str(text.get("head", DEFAULT_HEAD))
+        self.prompts = _prompts(text.get("prompts", PROMPTS))
         self.device = torch.device(device)
         self.encoder = text_encoder or load_text_encoder(str(text.get("encoder", DEFAULT_ENCODER)), self.device)
         self.basis = _basis(basis or {}, self.encoder.dim, self.device)
@@ -95,7 +96,7 @@ class TextSide:
     def embed_labels(self, vocabulary: Vocabulary) -> Tensor:
         """The labels of a vocabulary in the compact space, float32 [L, d], for
         :func:`~chorus_core.semantics.relevancy.classify`."""
-        return self._project(encode_labels(vocabulary, self.encoder))
+        return self._project(encode_labels(vocabulary, self.encoder, self.prompts))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts in the compact space, float32 [T, d]."""
@@ -144,6 +145,13 @@ def _entry(description: Mapping[str, Any], name: str, kind: type, default: Any) 
     if not isinstance(value, kind):
         raise TextSideError(f"model description: {name} = {value!r:.80}: expected a mapping")
     return value
+
+
+def _prompts(value: Any) -> tuple[str, ...]:
+    prompts = tuple(value) if isinstance(value, list | tuple) else ()
+    if not prompts or not all(isinstance(prompt, str) and "{label}" in prompt for prompt in prompts):
+        raise TextSideError(f"model description: text.prompts = {value!r:.80}: expected texts that hold '{{label}}'")
+    return prompts
 
 
 def _calibration(description: Mapping[str, Any]) -> Calibration | None:

@@ -100,6 +100,9 @@ def test_no_features() -> None:
 @pytest.mark.parametrize(
     ("description", "message"),
     [
+        ({"text": {"prompts": "this is a {label}"}}, "text.prompts = 'this is a {label}': expected texts"),
+        ({"text": {"prompts": []}}, "text.prompts"),
+        ({"text": {"prompts": ["a {label}", "a chair"]}}, "text.prompts"),
         ({"threshold": 1.0}, "threshold = 1.0"),
         ({"threshold": "high"}, "threshold = 'high'"),
         ({"threshold": True}, "threshold = True"),
