@@ -18,6 +18,7 @@ from chorus_core import config as configuration
 from chorus_core.config import Config
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.checkpoint import shipped_models
+from chorus_core.encoder.hub import is_hub_name
 from chorus_core.encoder.normals import estimate_normals
 from chorus_core.encoder.outliers import inliers
 from chorus_core.gaussians import Gaussians
@@ -146,8 +147,8 @@ def _encode_with_progress(pipeline: Pipeline) -> None:
 def _facts(path: Path) -> list[tuple[str, str]]:
     if path.suffix in (".ply", ".splat", ".npz") or (path / "coord.npy").is_file():
         return _scene_facts(path)
-    shipped = not path.exists() and str(path) in shipped_models()
-    if shipped or (path / "config.json").is_file() or path.suffix in (".pth", ".safetensors"):
+    named = not path.exists() and (str(path) in shipped_models() or is_hub_name(str(path)))
+    if named or (path / "config.json").is_file() or path.suffix in (".pth", ".safetensors"):
         encoder = ChorusEncoder.from_pretrained(str(path))
         parameters = sum(p.numel() for p in encoder.model.parameters())
         return [
