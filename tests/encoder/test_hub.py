@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import torch
+from local_hub import serve_hub
 
 from chorus_core.encoder import CheckpointError, ChorusEncoder, ChorusModel, ModelConfig, read_model
 from chorus_core.encoder.hub import HubError, fetch_weights, is_hub_name
@@ -82,21 +82,10 @@ def oid(path: Path) -> str:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
-    """Sends the hub's client to a server of our own, with an empty cache."""
-    from huggingface_hub import constants
-
+    """A hub with nothing on it yet."""
     handler = type("OneHub", (Hub,), {"files": {}, "refusal": None, "served": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield handler
-    server.shutdown()
-    thread.join()
+    with serve_hub(handler, tmp_path / "cache", monkeypatch):
+        yield handler
 
 
 def write(path: Path, text: str) -> Path:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import builtins
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from local_hub import serve_hub
 
 from chorus_core.teachers import TeacherError, load_teacher
 from chorus_core.teachers.hub import fingerprint, loading, local_path
@@ -35,19 +35,9 @@ class Refusing(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def refusing_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Refusing]]:
-    """Sends the hub's client to a server on this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield Refusing
-    server.shutdown()
-    thread.join()
+    """Sends the hub's client to such a hub."""
+    with serve_hub(Refusing, tmp_path / "cache", monkeypatch):
+        yield Refusing
 
 
 @pytest.fixture
