@@ -13,6 +13,7 @@ from chorus_core.encoder.inputs import (
     POINT_CHANNELS,
     Voxels,
     gaussian_channels,
+    grid_origin,
     mean_channels,
     point_channels,
     rank_in_voxel,
@@ -150,9 +151,10 @@ class ChorusEncoder:
             raise ValueError(f"input has {channels.shape[1]} channels, the model reads {expected}")
         size = grid_size or self.model.config.grid_size
         out = torch.empty((points.shape[0], self.width(head)), dtype=torch.float16, device=self.device)
+        origin = grid_origin(points, size) if len(points) else None
         for region, owned in tiles(points, max_points, halo):
             weights = None if priority is None else priority[region]
-            voxels = voxelize(points[region], channels[region], size, weights)
+            voxels = voxelize(points[region], channels[region], size, weights, origin)
             if per_voxel == "fragments":
                 out[region[owned]] = self._fragments(voxels, channels[region], weights, head)[owned]
                 continue

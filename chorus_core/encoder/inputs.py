@@ -14,6 +14,9 @@ POINT_CHANNELS = 9
 """Of the point variant; see :func:`point_channels`."""
 
 
+ALIGNMENT = 64
+"""Voxels; a multiple of the coarsest cell of any model of up to six stages, each pooled by two."""
+
 ORIENTATION = {11: slice(4, 8), POINT_CHANNELS: slice(6, 9)}
 """Channels that turn with the scene and cannot be averaged (quaternion, normal), by the number of all."""
 
@@ -66,7 +69,14 @@ def shortest_axes(gaussians: Gaussians) -> Tensor:
     return axes[rows, :, gaussians.scales.argmin(dim=1)]
 
 
-def voxelize(points: Tensor, channels: Tensor, grid_size: float, priority: Tensor | None = None) -> Voxels:
+def grid_origin(points: Tensor, grid_size: float) -> Tensor:
+    """Lowest cell of a scene on the grid through the world's origin, int64 [3]."""
+    return torch.floor(points.amin(dim=0) / grid_size).long()
+
+
+def voxelize(
+    points: Tensor, channels: Tensor, grid_size: float, priority: Tensor | None = None, origin: Tensor | None = None
+) -> Voxels:
     """Put points on the encoder's grid; the point of highest priority (the first by default) stands for its voxel.
 
     Args:
@@ -74,9 +84,14 @@ def voxelize(points: Tensor, channels: Tensor, grid_size: float, priority: Tenso
         channels: input channels of each [N, C].
         grid_size: edge of a voxel, metres.
         priority: larger wins [N].
+        origin: lowest cell of the scene that these points are a part of [3]. Coordinates then begin at a multiple of
+            :data:`ALIGNMENT` from there, so that voxels are pooled with those that they are pooled with in the whole.
     """
     grid = torch.floor(points / grid_size).long()
-    grid = grid - grid.amin(dim=0)
+    low = grid.amin(dim=0)
+    if origin is not None:
+        low = origin + (low - origin) // ALIGNMENT * ALIGNMENT
+    grid = grid - low
     bits = max(int(grid.max() + 1).bit_length(), 1)
     key = ((grid[:, 0] << bits) | grid[:, 1]) << bits | grid[:, 2]
     occupied, voxel_of_point = torch.unique(key, return_inverse=True)

@@ -11,7 +11,15 @@ from scipy.spatial.transform import Rotation
 
 from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
 from chorus_core.encoder.encoder import FRAGMENTS
-from chorus_core.encoder.inputs import gaussian_channels, mean_channels, point_channels, rank_in_voxel, voxelize
+from chorus_core.encoder.inputs import (
+    ALIGNMENT,
+    gaussian_channels,
+    grid_origin,
+    mean_channels,
+    point_channels,
+    rank_in_voxel,
+    voxelize,
+)
 from chorus_core.encoder.tiles import tiles
 from chorus_core.gaussians import Gaussians
 
@@ -191,6 +199,25 @@ def test_cuda_agrees_with_cpu(encoder: ChorusEncoder) -> None:
     torch.manual_seed(0)
     found = ChorusEncoder(ChorusModel(TINY), device="cuda").encode(g.to("cuda")).cpu()
     assert torch.nn.functional.cosine_similarity(found.float(), expected.float()).mean() > 0.999
+
+
+@given(st.integers(0, 10_000))
+def test_a_part_is_pooled_as_in_the_whole(seed: int) -> None:
+    """Cells of every size that a model pools to hold the same voxels, and coordinates stay small."""
+    rng = np.random.default_rng(seed)
+    points = torch.from_numpy(rng.uniform(-20, 20, (200, 3)))
+    part = points[points[:, 0] > rng.uniform(-15, 15)]
+    if not len(part):
+        return
+    size = float(rng.uniform(0.02, 0.3))
+    whole, cut = (voxelize(p, p, size, origin=grid_origin(points, size)) for p in (points, part))
+    where = whole.grid[whole.voxel_of_point][points[:, 0] >= part[:, 0].min()]
+    shift = where - cut.grid[cut.voxel_of_point]
+    assert (shift == shift[0]).all()
+    assert (shift[0] % ALIGNMENT == 0).all()
+    low = cut.grid.amin(dim=0)
+    assert ((low >= 0) & (low < ALIGNMENT)).all()
+    assert (whole.grid.amin(dim=0) == 0).all(), "a whole scene begins at zero, as upstream's do"
 
 
 # ---- several Gaussians in a voxel ------------------------------------------------------------------------------------
