@@ -19,6 +19,7 @@ from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.tiles import tiles
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.any_scene import load_any_scene
+from chorus_core.semantics.relevancy import classify
 from chorus_core.semantics.text_encoder import load_text_encoder
 from chorus_core.semantics.vocabulary import encode_labels, load_vocabulary
 
@@ -34,6 +35,7 @@ def measure(
         whole: features of the scene in one pass [N, d].
         names: embedded labels [L, d].
     """
+    labels = classify(whole, names)[0]
     read = [len(region) for region, _ in tiles(scene.means, max_points, halo)]
     found: list[Tensor] = []
     seconds = seconds_of(
@@ -47,13 +49,8 @@ def measure(
         "seconds": round(seconds, 2),
         "cosine_mean": round(float(cosine.mean()), 5),
         "cosine_p1": round(float(cosine.sort().values[len(cosine) // 100]), 5),
-        "same_label": round(float((nearest(found[0], names) == nearest(whole, names)).float().mean()), 5),
+        "same_label": round(float((classify(found[0], names)[0] == labels).float().mean()), 5),
     }
-
-
-def nearest(features: Tensor, names: Tensor) -> Tensor:
-    """The label that each feature is most similar to [N]."""
-    return torch.cat([(part.float() @ names.T).argmax(dim=1) for part in features.split(65_536)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

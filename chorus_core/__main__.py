@@ -145,7 +145,7 @@ def _encode_with_progress(pipeline: Pipeline) -> None:
 
 
 def _facts(path: Path) -> list[tuple[str, str]]:
-    if path.suffix in (".ply", ".splat", ".npz") or (path / "coord.npy").is_file():
+    if path.suffix.lower() in (".ply", ".splat", ".npz") or (path / "coord.npy").is_file():
         return _scene_facts(path)
     named = not path.exists() and (str(path) in shipped_models() or is_hub_name(str(path)))
     if named or (path / "config.json").is_file() or path.suffix in (".pth", ".safetensors"):

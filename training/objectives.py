@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from chorus_core.distillation.losses import bank_contrast, feature_loss, split_contrast
+from chorus_core.semantics.relevancy import classify
 from training.configs import SCHEDULES, TeacherConfig
 from training.distributed import ALONE, World
 from training.language import COLORS, LanguageTargets
@@ -150,8 +151,7 @@ def named_by_teacher(batch: Batch, head: str, texts: ClassTexts) -> Batch:
     Voxels without such features have none; instances are gone.
     """
     classes = torch.nonzero(texts.trained).flatten()
-    target = batch.targets[head]
-    nearest = torch.cat([(rows.float() @ texts.candidates.T).argmax(1) for rows in target.split(65_536)])
+    nearest, _ = classify(batch.targets[head], texts.candidates)
     segment = torch.where(batch.valid[head], classes[nearest], -1)
     return replace(batch, segment=segment, instance=torch.full_like(batch.instance, -1))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from chorus_core.io.hub_errors import why_not_loaded
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
-_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+):(?P<weights>[\w.-]+(/[\w.-]+)*)")
+_PART = r"(?!\.\.?(/|$))[\w.-]+"  # a name, and no way out of the folder that it is looked for in
+_NAME = re.compile(rf"(?P<repository>[\w.-]+/[\w.-]+):(?P<weights>{_PART}(/{_PART})*)")
 
 
 class HubError(ValueError):

@@ -96,8 +96,10 @@ def write(path: Path, text: str) -> Path:
 def test_names_of_the_hub_are_told_from_paths() -> None:
     assert is_hub_name("SceneSplatPro/Chorus:lang-dino-enc-pretrain-scan-ppv2-mp3d-mcmc")
     assert is_hub_name("a/b:folder/file.pth")
-    for other in ("chorus_mini", "models/mine", "a/b/c:d", "a/b:", "a/b:../../etc", "/a/b:c", "a/b:c d"):
-        assert not is_hub_name(other) or ".." in other
+    assert is_hub_name("a/b:.hidden/v1..2.pth")
+    outside = ("a/b:../../etc", "a/b:..", "a/b:c/../d.pth", "a/b:./c", "a/b:c/..")
+    for other in ("chorus_mini", "models/mine", "a/b/c:d", "a/b:", "/a/b:c", "a/b:c d", *outside):
+        assert not is_hub_name(other), other
     with pytest.raises(HubError, match="expected OWNER/REPOSITORY:NAME"):
         fetch_weights("chorus_mini")
 
