@@ -1,13 +1,12 @@
-"""``python -m benchmarks.encode``: seconds and memory to encode maps of several sizes, whole and by part.
+"""``python -m benchmarks.encode``: seconds and memory to encode maps of several sizes, and where the time goes.
 
 ``chorus_mini`` with its shipped weights, or with random ones where they are absent (time does not depend on them); on
-CUDA the release-size model with random weights, too.
+CUDA the release-size model with random weights and both of its heads, too.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.building import rooms
-from benchmarks.report import parser, peak_memory_mib, publish, repeat, reset_peak_memory, synchronize
+from benchmarks.encode_parts import measure_ceilings, measure_parts
+from benchmarks.report import parser, peak_memory_mib, publish, repeat, reset_peak_memory
 from chorus_core.config import EncoderConfig
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.checkpoint import SHIPPED
@@ -24,104 +24,109 @@ from chorus_core.encoder.smoothing import smooth
 from chorus_core.gaussians import Gaussians
 
 VOXEL = 0.02
+SIZES = {"cpu": [50_000, 200_000], "cuda": [100_000, 500_000, 1_500_000, 5_000_000]}
 
 
-class TimedEncoder(ChorusEncoder):
-    """An encoder that adds up the seconds of its parts; ``rest`` of an encode is cutting tiles and voxelizing."""
-
-    def reset(self) -> None:
-        self.seconds = {"hierarchy": 0.0, "backbone": 0.0, "head": 0.0}
-        self.passes = 0
-
-    def _pass(self, grid: Tensor, feat: Tensor, head: str | None) -> Tensor:
-        self.passes += 1
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            clock = [self._now()]
-            levels = self.model.hierarchy(grid, torch.tensor([grid.shape[0]], device=grid.device))
-            clock.append(self._now())
-            upcast = self.model(feat, levels)
-            clock.append(self._now())
-            out = (upcast if head is None else self.model.project(upcast, head)).half()
-            clock.append(self._now())
-        for part, seconds in zip(self.seconds, np.diff(clock), strict=True):
-            self.seconds[part] += float(seconds)
-        return out
-
-    def _now(self) -> float:
-        synchronize(self.device)
-        return time.perf_counter()
-
-
-def models(device: torch.device, only: str | None) -> Iterator[tuple[str, TimedEncoder]]:
+def models(device: torch.device, only: str | None) -> Iterator[tuple[str, ChorusEncoder]]:
     """The models to measure, each with a name that says where its weights are from."""
     if only in (None, "mini"):
         if (SHIPPED / "chorus_mini" / "config.json").is_file():
-            yield "chorus_mini (shipped)", TimedEncoder.from_pretrained("chorus_mini", device)
+            yield "chorus_mini (shipped)", ChorusEncoder.from_pretrained("chorus_mini", device)
         else:
             from training.configs import RECIPES
 
-            yield "chorus_mini (random weights)", TimedEncoder(ChorusModel(RECIPES["chorus_mini"].model), device=device)
+            yield (
+                "chorus_mini (random weights)",
+                ChorusEncoder(ChorusModel(RECIPES["chorus_mini"].model), device=device),
+            )
     if only == "release" or (only is None and device.type == "cuda"):
-        yield "release size (random weights)", TimedEncoder(ChorusModel(ModelConfig()), device=device)
+        yield "release size (random weights)", ChorusEncoder(ChorusModel(ModelConfig()), device=device)
 
 
-def measure_encode(encoder: TimedEncoder, scene: Gaussians, max_points: int, times: int) -> dict[str, Any]:
-    """One row: p50 of the plain encoder, peak memory of that, smoothing, and the split from another timed pass."""
+def make_bases(encoder: ChorusEncoder, heads: Sequence[str], width: int) -> dict[str | None, Tensor | None]:
+    """An orthonormal basis of ``width`` columns for each head; none for 0."""
+    if not width:
+        return dict.fromkeys(heads)
+    return {head: torch.linalg.qr(torch.randn(encoder.width(head), width))[0].to(encoder.device) for head in heads}
 
-    def encode(which: ChorusEncoder = encoder) -> Tensor:
-        return which.encode(scene, max_points=max_points)
 
-    plain = ChorusEncoder(encoder.model, device=encoder.device)
-    encode(plain)
+def measure_encode(
+    encoder: ChorusEncoder,
+    scene: Gaussians,
+    bases: Mapping[str | None, Tensor | None],
+    max_points: int,
+    memory_gib: float | None,
+    times: int,
+) -> dict[str, Any]:
+    """One row: seconds, and peak memory with the scene and the weights in it."""
+
+    def encode() -> None:
+        encoder.encode_heads(scene, bases, max_points=max_points, memory_gib=memory_gib)
+
+    encode()
     reset_peak_memory(encoder.device)
-    seconds = repeat(lambda: encode(plain), encoder.device, warmup=0, times=times) / 1e3
-    peak = peak_memory_mib(encoder.device)
-    parts: list[dict[str, float]] = []
-    for _ in range(min(times, 3)):
-        encoder.reset()
-        total = repeat(encode, encoder.device, warmup=0, times=1)[0] / 1e3
-        parts.append({**encoder.seconds, "rest": total - sum(encoder.seconds.values())})
-    row = {
+    seconds = repeat(encode, encoder.device, warmup=0, times=times) / 1e3
+    return {
         "Gaussians": len(scene),
-        "passes": encoder.passes,
+        "stored": " + ".join(
+            str(encoder.width(head) if basis is None else basis.shape[1]) for head, basis in bases.items()
+        ),
         "p50_s": float(np.median(seconds)),
         "max_s": float(seconds.max()),
+        "us_a_Gaussian": 1e6 * float(np.median(seconds)) / len(scene),
+        "peak_GiB": peak_memory_mib(encoder.device) / 1024,
     }
-    row["peak_MiB"] = round(peak)
-    features = torch.randn((len(scene), 96), device=encoder.device).half()  # the shipped model's width
-    points, rounds = scene.means.to(encoder.device), EncoderConfig().smoothing
-    grid = encoder.model.config.grid_size
-    smoothing = repeat(lambda: smooth(features, points, grid, rounds), encoder.device, warmup=1, times=times) / 1e3
-    row["smooth_s"] = float(np.median(smoothing))
-    return row | {f"{part}_s": float(np.median([p[part] for p in parts])) for part in parts[0]}
+
+
+def measure_smoothing(count: int, scene: Gaussians, device: torch.device, times: int) -> float:
+    """Seconds to smooth features of the shipped model's width over a scene."""
+    features = torch.randn((count, 96), device=device).half()
+    points, rounds = scene.means.to(device), EncoderConfig().smoothing
+    return float(np.median(repeat(lambda: smooth(features, points, VOXEL, rounds), device, 1, times))) / 1e3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
+    options.add_argument("--gaussians", type=int, nargs="+", help="map sizes")
+    options.add_argument("--heads", nargs="+", help="of the model (default: all that it shares with the release)")
     options.add_argument(
-        "--gaussians", type=int, nargs="+", help="map sizes (default 50k; on CUDA also 200k, 500k and 1M)"
+        "--basis", type=int, nargs="+", default=[0, 128], help="stored widths; 0 stores what heads give"
     )
-    options.add_argument("--max-points", type=int, default=500_000, help="Gaussians of a pass at most; more are tiled")
+    options.add_argument(
+        "--max-points", type=int, default=2_000_000, help="Gaussians of a pass at most; more are tiled"
+    )
+    options.add_argument("--memory-gib", type=float, help="budget of an encode")
     options.add_argument("--repeat", type=int, default=5, help="measured encodes of each map")
+    options.add_argument("--parts", type=int, help="map size to break down (default: none on a CPU, 500,000 on CUDA)")
     options.add_argument("--model", choices=("mini", "release"), help="only this one")
     a = options.parse_args(arguments)
     device = torch.device(a.device)
     torch.manual_seed(a.seed)
-    sizes = a.gaussians or ([50_000] if device.type == "cpu" else [50_000, 200_000, 500_000, 1_000_000])
 
-    rows = []
+    rows, extra = [], {}
     for name, encoder in models(device, a.model):
         parameters = sum(p.numel() for p in encoder.model.parameters()) / 1e6
-        for size in sizes:
+        heads = a.heads or [head for head in ("lang", "dino") if head in encoder.model.config.heads]
+        for size in a.gaussians or SIZES[device.type]:
             scene = rooms(size, (0.0, 0.0, 0.0), VOXEL, a.seed).to(device)
-            row = {"model": f"{name}, {parameters:.1f} M"}
-            try:
-                rows.append(row | measure_encode(encoder, scene, a.max_points, a.repeat))
-            except torch.OutOfMemoryError:
-                rows.append(row | {"Gaussians": len(scene), "p50_s": "out of memory"})
-                torch.cuda.empty_cache()
-    memory = "tensors allocated on the GPU, model included" if device.type == "cuda" else "resident set of the process"
-    publish("encode", rows, device, a.out, input=f"floors, walls and ceilings at {VOXEL} m", **{"peak_MiB is": memory})
+            for width in a.basis:
+                bases = make_bases(encoder, heads, min(width, min(encoder.width(head) for head in heads)))
+                row = {"model": f"{name}, {parameters:.1f} M"}
+                try:
+                    row |= measure_encode(encoder, scene, bases, a.max_points, a.memory_gib, a.repeat)
+                except (torch.OutOfMemoryError, ValueError) as error:
+                    row |= {"Gaussians": len(scene), "stored": width, "p50_s": str(error).split(":")[0]}
+                    torch.cuda.empty_cache()
+                rows.append(row)
+        broken_down = a.parts or (500_000 if device.type == "cuda" else 0)
+        if broken_down:
+            scene = rooms(broken_down, (0.0, 0.0, 0.0), VOXEL, a.seed).to(device)
+            ceilings = measure_ceilings(device, encoder.inference.precision)
+            extra[f"parts of {name}"] = measure_parts(encoder, scene, dict.fromkeys(heads), 5, ceilings)
+            extra["ceilings"] = f"{ceilings.flops / 1e12:.0f} TFLOP/s, {ceilings.bandwidth / 1e12:.2f} TB/s"
+        extra["smoothing, s"] = measure_smoothing(len(scene), scene, device, a.repeat)
+    memory = "allocated on the GPU, the scene and the weights included" if device.type == "cuda" else "of the process"
+    publish("encode", rows, device, a.out, input=f"floors, walls and ceilings at {VOXEL} m", memory=memory, **extra)
 
 
 if __name__ == "__main__":

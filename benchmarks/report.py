@@ -125,7 +125,7 @@ def publish(
     """Print a benchmark's table and notes, write its JSON, and return what was written.
 
     Args:
-        extra: further entries of the JSON; texts and numbers among them are printed below the table.
+        extra: further entries of the JSON; texts, numbers and tables (lists of rows) are printed below the table.
     """
     result = {"benchmark": title, "machine": machine(device), "rows": list(rows), **extra}
     facts = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
@@ -133,6 +133,8 @@ def publish(
     for name, value in extra.items():
         if isinstance(value, (str, int, float)):
             print(f"{name}: {_cell(value)}")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            print(f"\n{name}\n\n{table(value)}\n")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(out) as temporary:

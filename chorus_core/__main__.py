@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from chorus_core import config as configuration
 from chorus_core.config import Config
-from chorus_core.encoder import ChorusEncoder
+from chorus_core.encoder import ChorusEncoder, EncodeOptions
 from chorus_core.encoder.checkpoint import shipped_models
 from chorus_core.encoder.hub import is_hub_name
 from chorus_core.encoder.normals import estimate_normals
@@ -90,12 +90,15 @@ def _write_features(
         raise ValueError(f"--head {head}: the model has {', '.join(sorted(encoder.model.config.heads))}, or none")
     features = torch.zeros((len(scene), encoder.width(head)), dtype=torch.float16)
     size = arguments.grid or encoder.model.config.grid_size
-    how = (head, size, options.max_gaussians, options.halo, options.per_voxel)
+    how = EncodeOptions(
+        grid_size=size, max_points=options.max_gaussians, memory_gib=options.memory_gib, halo=options.halo,
+        per_voxel=options.per_voxel,
+    )  # fmt: skip
     if isinstance(scene, PointCloud):
         normals = estimate_normals(scene.points) if scene.normals is None else scene.normals
-        found = encoder.encode_points(scene.points, scene.colors, normals, *how)
+        found = encoder.encode_points(scene.points, scene.colors, normals, head, **how)
     else:
-        found = encoder.encode(scene[kept], *how)
+        found = encoder.encode(scene[kept], head, **how)
     features[kept] = found.cpu()
     facts = {
         "scene": arguments.path.name,

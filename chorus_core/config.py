@@ -70,6 +70,11 @@ class EncoderConfig:
     device: str = option("auto", "where the encoder runs", choices=("auto", "cpu", "cuda"))
     period: float = option(2.0, "seconds between background encodes at least", gt=0.0)
     max_gaussians: int = option(60_000, "Gaussians encoded in one pass; larger regions are tiled", ge=1000)
+    memory_gib: float = option(
+        0.0,
+        "GiB that an encode may allocate, its weights and output included; smaller passes then; 0 sets no limit",
+        ge=0.0,
+    )
     halo: float = option(0.8, "metres of context around an encoded region", ge=0.0)
     min_gaussians: int = option(500, "no encode before the map holds as many", ge=1)
     per_voxel: str = option(

@@ -152,7 +152,7 @@ class Pipeline:
             if len(self.map) < self.config.encoder.min_gaussians:
                 return None
             # Noted before the copy, which may fail for want of memory: changes are not forgotten then.
-            self._scheduler.add(self.map.block_centers(self.map.take_dirty()))
+            self._scheduler.add(self.map.block_centers(self.map.take_dirty()), self.map.block_edge)
             if not self._scheduler.pending:
                 return None
             with self._timed("snapshot"):
@@ -167,25 +167,40 @@ class Pipeline:
             raise
         return EncodeReport(region.owned_indices.numel(), len(snapshot.gaussians), time.perf_counter() - began)
 
-    def describe(self, gaussians: Gaussians, grid_size: float | None = None) -> torch.Tensor:
+    def describe(
+        self, gaussians: Gaussians, grid_size: float | None = None, asked: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Features of Gaussians as the semantic map keeps them: encoded, in the compact space, smoothed [N, d].
 
         Args:
             grid_size: edge of the encoder's voxels, metres; the model's own, or the map's if coarser, by default.
+            asked: which of them are described, bool [N], the others being context; all by default.
         """
         options = self.config.encoder
-        size = grid_size or max(self.config.map.voxel_size, self.encoder.model.config.grid_size)
-        text = self.semantics.text
+        size = grid_size or self._grid_size
+        # From the world's own corner: a part of the map is pooled as it was when more or less of the map was there.
         features = self.encoder.encode(
-            gaussians, text.head, size, options.max_gaussians, options.halo, options.per_voxel
-        )
-        return smooth(text.project_features(features), gaussians.means, size, options.smoothing)
+            gaussians, self.semantics.text.head, self.encoder.basis.get("basis"), grid_size=size,
+            max_points=options.max_gaussians, memory_gib=options.memory_gib, halo=options.halo,
+            per_voxel=options.per_voxel, origin=torch.zeros(3, dtype=torch.int64, device=self.encoder.device),
+            asked=None if asked is None else asked.to(self.encoder.device),
+        )  # fmt: skip
+        means = gaussians.means if asked is None else gaussians.means[asked]
+        return smooth(features, means, size, options.smoothing)
+
+    @property
+    def _grid_size(self) -> float:
+        return max(self.config.map.voxel_size, self.encoder.model.config.grid_size)
 
     def _encode_region(self, snapshot: MapSnapshot, region: Region) -> None:
         with self._timed("encode"):
-            features = self.describe(snapshot.gaussians[region.context])
+            context = snapshot.gaussians[region.context]
+            # Smoothing reads neighbours that are not owned; what is farther off is read by the encoder alone.
+            asked = region.near(context.means, (self.config.encoder.smoothing + 1) * self._grid_size)
+            features = self.describe(context, asked=asked)
         with self._timed("label"):
-            self.semantics.update(snapshot, region.owned_indices, features[region.owned.to(features.device)])
+            owned = region.owned[asked].to(features.device)
+            self.semantics.update(snapshot, region.owned_indices, features[owned])
 
     def encode_all(self) -> None:
         """Encode until nothing is left that changed."""

@@ -12,6 +12,27 @@ from chorus_core.config import EncoderConfig
 _TILE = 4.0
 """Edge of the square columns that are encoded together once the map is too large for one pass, metres."""
 
+_ROUNDING = 1e-3
+"""Metres by which float32 may put a Gaussian outside its own block, many times over."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changed in a column: how many blocks, and the least box around them in plan, metres; blocks that stick out
+    of the column do so with their box."""
+
+    blocks: int
+    low: tuple[float, float]
+    high: tuple[float, float]
+
+    def with_(self, other: Change | None) -> Change:
+        """Both. Not the sum of blocks: one in view changes with every frame, and is no more worth for that."""
+        if other is None:
+            return self
+        low = (min(self.low[0], other.low[0]), min(self.low[1], other.low[1]))
+        high = (max(self.high[0], other.high[0]), max(self.high[1], other.high[1]))
+        return Change(max(self.blocks, other.blocks), low, high)
+
 
 @dataclass
 class Region:
@@ -20,12 +41,26 @@ class Region:
     Attributes:
         context: indices into the snapshot [M].
         owned: which of these are wanted, bool [M].
-        changes: the columns it covers and how much they had changed.
+        changes: the columns it covers and what had changed there.
+        box: lower and upper corner of what is owned in plan, metres [2, 2]; None where that is everything.
     """
 
     context: Tensor
     owned: Tensor
-    changes: dict[tuple[int, int], int]
+    changes: dict[tuple[int, int], Change]
+    box: Tensor | None = None
+
+    def near(self, means: Tensor, margin: float) -> Tensor:
+        """Which of the context is owned or that close to it in plan, bool [M].
+
+        Args:
+            means: of the context, metres [M, 3].
+            margin: metres.
+        """
+        if self.box is None:
+            return self.owned
+        plane = means[:, :2]
+        return ((plane >= self.box[0] - margin) & (plane <= self.box[1] + margin)).all(dim=1)
 
     @property
     def owned_indices(self) -> Tensor:
@@ -35,14 +70,15 @@ class Region:
 class RegionScheduler:
     """Remembers which columns of the map changed, and hands out one after another.
 
-    A map that fits one pass is encoded whole. Otherwise the column with the most changes, weighted by the square of
-    how long it has not been served, goes first: what a robot sees now comes often, what it passed once comes too, and
-    a column that fails to encode does not hold up the others.
+    A map that fits one pass is encoded whole. Otherwise what changed of one column is, with half a halo around it,
+    where the change is felt most. The column with the most changes, weighted by the square of how long it has not been
+    served, goes first: what a robot sees now comes often, what it passed once comes too, and a column that fails to
+    encode does not hold up the others.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         self._config = config
-        self._changes: dict[tuple[int, int], int] = {}
+        self._changes: dict[tuple[int, int], Change] = {}
         self._served: dict[tuple[int, int], int] = {}  # turn in which a column was last handed out
         self._turn = 0
 
@@ -51,12 +87,25 @@ class RegionScheduler:
         """Whether anything changed that has not been handed out."""
         return bool(self._changes)
 
-    def add(self, centers: Tensor) -> None:
-        """Note blocks that changed, by their centres in metres [B, 3]."""
-        columns, counts = torch.unique(torch.floor(centers[:, :2] / _TILE).long(), dim=0, return_counts=True)
-        for (x, y), count in zip(columns.tolist(), counts.tolist(), strict=True):
-            # Not the sum: a block in view changes with every frame, and is no more worth for that.
-            self._changes[x, y] = max(self._changes.get((x, y), 0), count)
+    def add(self, centers: Tensor, edge: float = 0.0) -> None:
+        """Note blocks that changed.
+
+        Args:
+            centers: metres [B, 3].
+            edge: of a block, metres.
+        """
+        plane = centers[:, :2]
+        column = torch.floor(plane / _TILE).long()
+        keys, place = torch.unique((column[:, 0] << 32) + column[:, 1], return_inverse=True)
+        boxes = plane.new_zeros((len(keys), 2))
+        where = place[:, None].expand_as(plane)
+        low = boxes.scatter_reduce(0, where, plane - edge / 2, "amin", include_self=False).tolist()
+        high = boxes.scatter_reduce(0, where, plane + edge / 2, "amax", include_self=False).tolist()
+        names = column.new_empty((len(keys), 2)).scatter_(0, where, column).tolist()
+        counts = torch.bincount(place, minlength=len(keys)).tolist()
+        for name, count, least, most in zip(names, counts, low, high, strict=True):
+            change = Change(count, tuple(least), tuple(most))
+            self._changes[tuple(name)] = change.with_(self._changes.get(tuple(name)))
 
     def next(self, means: Tensor) -> Region | None:
         """The next region of a snapshot, or None where nothing changed that is still there.
@@ -83,15 +132,16 @@ class RegionScheduler:
 
     def put_back(self, region: Region) -> None:
         """Remember a region whose encoding failed, so that it is tried again."""
-        for column, count in region.changes.items():
-            self._changes[column] = max(self._changes.get(column, 0), count)
+        for column, change in region.changes.items():
+            self._changes[column] = change.with_(self._changes.get(column))
 
     def _urgency(self, column: tuple[int, int]) -> int:
-        return self._changes[column] * (self._turn - self._served.get(column, 0)) ** 2
+        return self._changes[column].blocks * (self._turn - self._served.get(column, 0)) ** 2
 
-    def _column(self, column: tuple[int, int], count: int, means: Tensor) -> Region:
-        low = means.new_tensor(column) * _TILE
+    def _column(self, column: tuple[int, int], change: Change, means: Tensor) -> Region:
         plane, halo = means[:, :2], self._config.halo
-        context = ((plane >= low - halo) & (plane < low + _TILE + halo)).all(dim=1).nonzero().squeeze(1)
-        owned = ((plane[context] >= low) & (plane[context] < low + _TILE)).all(dim=1)
-        return Region(context, owned, {column: count})
+        margin = halo / 2 + _ROUNDING
+        low, high = means.new_tensor(change.low) - margin, means.new_tensor(change.high) + margin
+        context = ((plane >= low - halo) & (plane <= high + halo)).all(dim=1).nonzero().squeeze(1)
+        owned = ((plane[context] >= low) & (plane[context] <= high)).all(dim=1)
+        return Region(context, owned, {column: change}, torch.stack((low, high)))

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.building import rooms
 from chorus_core.config import Config, parse
 from chorus_core.encoder import CheckpointError
 from chorus_core.encoder.checkpoint import write_model
 from chorus_core.encoder.model import ChorusModel, ModelConfig
 from chorus_core.frames import RgbdFrame
+from chorus_core.gaussians import Gaussians
 from chorus_core.io.map_file import MapFileError, ModelReference, features_path, load_map
 from chorus_core.io.rgbd import open_sequence
 from chorus_core.pipeline import Pipeline
@@ -58,6 +60,37 @@ def test_map_is_labelled_whole_and_consistently(mapped: Pipeline) -> None:
     shares = torch.bincount(labelled.labels, minlength=len(mapped.vocabulary)) / len(labelled)
     floor = shares[mapped.vocabulary.labels.index("floor")]
     assert 0.05 < float(floor) < 0.7, "a room seen at this height shows floor, and not only floor"
+
+
+def test_what_is_far_from_a_change_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = Pipeline(parse(Config, OPTIONS | {"encoder.max_gaussians": 4000, "map.voxel_size": 0.08}))
+    pipeline.map.insert(rooms(20_000, (0.0, 0.0, 0.0), 0.08))
+    pipeline.encode_all()
+    before = pipeline.labelled_map()
+    assert bool((before.labels >= 0).all())
+
+    corner = torch.tensor([0.3, 0.3, 0.8])
+    box = torch.cartesian_prod(*[torch.arange(6) * 0.08] * 3) + corner
+    pipeline.map.insert(dataclasses.replace(rooms(216, (0.0, 0.0, 0.0), 0.08), means=box))
+    read: list[int] = []
+    encode = pipeline.encoder.encode
+
+    def counted(gaussians: Gaussians, *options: object, **more: object) -> torch.Tensor:
+        read.append(len(gaussians))
+        return encode(gaussians, *options, **more)
+
+    monkeypatch.setattr(pipeline.encoder, "encode", counted)
+    pipeline.encode_all()
+    after = pipeline.labelled_map()
+    assert 0 < sum(read) < 0.3 * len(after), "only the change and its surroundings are read"
+    assert bool((after.labels >= 0).all())
+
+    assert torch.equal(after.gaussians.means[: len(before)], before.gaussians.means), "what was there keeps its place"
+    features = after.features[: len(before)]
+    far = (before.gaussians.means[:, :2] - corner[:2]).amax(dim=1) > 2.0
+    assert float(far.float().mean()) > 0.8
+    assert torch.equal(features[far], before.features[far])
+    assert not torch.equal(features[~far], before.features[~far])
 
 
 def test_encode_step_has_nothing_to_do_without_changes(mapped: Pipeline) -> None:

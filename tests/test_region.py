@@ -37,17 +37,28 @@ def test_nothing_changed_means_nothing_to_do() -> None:
 
 
 @given(st.integers(1500, 4000), st.floats(5.0, 30.0), st.integers(0, 100))
-def test_every_changed_gaussian_of_a_large_map_is_owned_once(count: int, extent: float, seed: int) -> None:
+def test_every_changed_gaussian_of_a_large_map_is_owned(count: int, extent: float, seed: int) -> None:
     means = scatter(count, extent, seed)
     scheduler = RegionScheduler(SMALL)
     owners = torch.zeros(count, dtype=torch.int64)
     scheduler.add(means)
     while (region := scheduler.next(means)) is not None:
         owners[region.owned_indices] += 1
-        plane = means[region.owned_indices, :2]
-        near = means[region.context, :2]
-        assert bool((near.amin(0) >= plane.amin(0) - 4.0 - 0.5).all()), "context stays within column and halo"
-    assert bool((owners == 1).all())
+        (column,) = region.changes
+        near = means[region.context, :2] - torch.tensor(column) * 4.0
+        assert bool(((near >= -0.76) & (near <= 4.76)).all()), "context stays within column and one and a half halos"
+    assert bool((owners >= 1).all())
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 0.9))
+def test_whole_blocks_are_owned_even_without_a_halo(seed: int, edge: float) -> None:
+    means = scatter(3000, 16.0, seed)
+    scheduler = RegionScheduler(parse(Config, {"encoder.max_gaussians": 1000, "encoder.halo": 0.0}).encoder)
+    blocks = torch.floor(means / edge)
+    changed = (blocks[:, :2] == blocks[:1, :2]).all(dim=1)
+    scheduler.add((blocks[changed] + 0.5) * edge, edge)
+    owned = [region.owned_indices for region in iter(lambda: scheduler.next(means), None)]
+    assert set(changed.nonzero().squeeze(1).tolist()) <= set(torch.cat(owned).tolist())
 
 
 def test_the_column_that_changed_most_goes_first_and_a_failed_one_comes_back() -> None:
@@ -114,3 +125,20 @@ def test_a_column_that_always_fails_does_not_hold_up_the_others() -> None:
         if (0, 0) in region.changes:
             scheduler.put_back(region)
     assert served.count((-1, -1)) >= 3
+
+
+def test_only_the_surroundings_of_a_change_are_encoded_again() -> None:
+    means = scatter(40_000, 16.0, 1)
+    scheduler = RegionScheduler(SMALL)
+    scheduler.add(torch.tensor([[1.0, 1.2, 0.0], [1.5, 1.0, 0.0]]))
+    region = scheduler.next(means)
+    assert region is not None
+    low, high = torch.tensor([1.0, 1.0]), torch.tensor([1.5, 1.2])
+    plane = means[:, :2]
+
+    def within(margin: float) -> torch.Tensor:
+        return ((plane >= low - margin) & (plane <= high + margin)).all(dim=1).nonzero().squeeze(1)
+
+    half = SMALL.halo / 2 + 1e-3
+    assert torch.equal(region.owned_indices, within(half))
+    assert torch.equal(region.context, within(half + SMALL.halo))

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from chorus_core.encoder.acceleration import use_kernels
 from chorus_core.encoder.hierarchy import Level, Patches
+from chorus_core.encoder.pyramid import Pyramid
 from chorus_core.encoder.sparse_conv import SubMConv3d
 
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -23,6 +25,24 @@ _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 def _rows(x: Tensor, index: Tensor) -> Tensor:
     """``x[index]`` for rows of a matrix; its gradient adds without the sort that plain indexing does on a GPU."""
     return x.index_select(0, index.flatten()).view(*index.shape, -1)
+
+
+def add_norm(
+    x: Tensor, branch: Tensor, inner: nn.LayerNorm | None, outer: nn.LayerNorm, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The end of a residual branch and the norm before the next: ``x + inner(branch)``, and ``outer`` of that in
+    ``dtype``; both [N, C] of x and branch [N, C]."""
+    if use_kernels(x):
+        from chorus_core.encoder import kernels
+
+        return kernels.add_norm(x, branch, inner, outer, dtype)
+    total = x + (branch if inner is None else apply(inner, branch))
+    return total, outer(total).to(dtype)
+
+
+def apply(module: nn.Linear | nn.LayerNorm, x: Tensor) -> Tensor:
+    """A layer on input of another precision than its weights."""
+    return module(x.to(module.weight.dtype))
 
 
 class DropPath(nn.Module):
@@ -52,19 +72,22 @@ class PatchAttention(nn.Module):
 
     def forward(self, x: Tensor, patches: Patches) -> Tensor:
         """Features [N, C] of features [N, C]."""
-        qkv = self.qkv(x)
-        parts = [self._attend(_rows(qkv, patches.full))] if patches.full.numel() else []
-        if patches.short.numel():
+        qkv = self.qkv(_rows(x, patches.slots))
+        full, short = qkv[: patches.full_slots], qkv[patches.full_slots :]
+        parts = []
+        if patches.full_count:
+            parts.append(self._attend(full.view(patches.full_count, patches.size, -1)))
+        if patches.short_count:
             mask = None if patches.short_mask is None else patches.short_mask[:, None, None, :]
-            parts.append(self._attend(_rows(qkv, patches.short), mask))
-        return self.proj(_rows(torch.cat(parts), patches.back))
+            parts.append(self._attend(short.view(patches.short_count, patches.short_size, -1), mask))
+        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return _rows(self.proj(attended), patches.back)
 
     def _attend(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention of each patch on its own, laid end to end [P * K, C] of [P, K, 3C]."""
         patches, size, width = qkv.shape
         q, k, v = qkv.view(patches, size, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [P, heads, K, head]
-        with sdpa_kernel(_KERNELS):
-            out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.transpose(1, 2).reshape(patches * size, width // 3)
 
 
@@ -99,10 +122,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, level: Level) -> Tensor:
         """Features [N, C] of features [N, C] on a level's voxels."""
         convolve, linear, norm = self.cpe
-        x = x + norm(linear(convolve(x, level)))
-        attended = self.attn(self.norm1[0](x), level.patches[self.curve])
-        x = x + self.drop_path(attended, level)
-        return x + self.drop_path(self.mlp[0](self.norm2[0](x)), level)
+        dtype = self.attn.qkv.weight.dtype
+        x, normed = add_norm(x, linear(convolve(x, level)), norm, self.norm1[0], dtype)
+        attended = self.attn(normed, level.patches[self.curve])
+        x, normed = add_norm(x, self.drop_path(attended, level), None, self.norm2[0], dtype)
+        return x + self.drop_path(self.mlp[0](normed), level)
 
 
 class Stem(nn.Module):
@@ -140,10 +164,10 @@ class GridPooling(nn.Module):
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         """Features [M, C'] of the coarser level from features [N, C] of the finer."""
-        x = self.proj(x)
+        x = apply(self.proj, x)
         cells = level.cell_of_finer[:, None].expand_as(x)
         pooled = x.new_zeros((len(level), x.shape[1])).scatter_reduce(0, cells, x, "amax", include_self=False)
-        return self.act(self.norm[0](pooled))
+        return self.act(apply(self.norm[0], pooled))
 
 
 class Stage(nn.Module):
@@ -160,8 +184,9 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, level: Level) -> Tensor:
         if level.cell_of_finer is not None:
             x = self.down(x, level)
-        for i in range(self.depth):
-            x = getattr(self, f"block{i}")(x, level)
+        with sdpa_kernel(_KERNELS):
+            for i in range(self.depth):
+                x = getattr(self, f"block{i}")(x, level)
         return x
 
 
@@ -186,14 +211,15 @@ class PointTransformer(nn.Module):
             stage = Stage(channels[s - 1] if s else None, width, depth, head_count, drops[first : first + depth])
             self.enc.add_module(f"enc{s}", stage)
 
-    def forward(self, x: Tensor, levels: Sequence[Level]) -> Tensor:
-        """Upcast features [N, sum of channels] of input features [N, in_channels] at the finest voxels."""
+    def pyramid(self, x: Tensor, levels: Sequence[Level]) -> Pyramid:
+        """The output of every stage for input features [N, in_channels] at the finest voxels."""
         x = self.embedding(x)
         outputs = []
         for s, level in enumerate(levels):
             x = getattr(self.enc, f"enc{s}")(x, level)
             outputs.append(x)
-        upcast = outputs.pop()
-        for level in reversed(levels[1:]):
-            upcast = torch.cat((outputs.pop(), _rows(upcast, level.cell_of_finer)), dim=1)
-        return upcast
+        return Pyramid(outputs, [level.cell_of_finer for level in levels[1:]])
+
+    def forward(self, x: Tensor, levels: Sequence[Level]) -> Tensor:
+        """Upcast features [N, sum of channels] of input features [N, in_channels] at the finest voxels."""
+        return self.pyramid(x, levels).upcast()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
 from chorus_core.encoder.checkpoint import read_model
+from chorus_core.encoder.hierarchy import Level
+from chorus_core.encoder.inference import InferenceModel, default_precision
 from chorus_core.encoder.inputs import (
     POINT_CHANNELS,
     Voxels,
@@ -20,9 +23,14 @@ from chorus_core.encoder.inputs import (
     shortest_axes,
     voxelize,
 )
+from chorus_core.encoder.memory import voxels_within
 from chorus_core.encoder.model import ChorusModel
+from chorus_core.encoder.placement import Placement, place
 from chorus_core.encoder.tiles import tiles
 from chorus_core.gaussians import Gaussians
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PerVoxel = Literal["first", "mean", "fragments"]
 """What the encoder reads where several Gaussians or points share a voxel: the most opaque Gaussian or the first point;
@@ -31,15 +39,48 @@ each keeping what it was given itself."""
 
 FRAGMENTS = 8
 
+Outputs = Mapping[str | None, Tensor | None]
+"""Heads to read, None for the upcast features, each with an orthonormal basis [d_t, d] that its features are stored
+in, see :class:`chorus_core.semantics.relevancy.FeatureBasis`, or None to keep them as they are."""
+
+
+class EncodeOptions(TypedDict, total=False):
+    """How a scene is encoded; each may be left out.
+
+    Attributes:
+        grid_size: edge of the encoder's voxels, metres; the model's own by default. A map made at a coarser voxel size
+            is best encoded at that size.
+        max_points: larger scenes are encoded in tiles of at most as many; 500,000 by default.
+        memory_gib: tiles so small that the encode allocates no more than this; 0 or None sets no limit.
+        halo: metres of context around a tile; 0.8 by default.
+        per_voxel: what stands for several Gaussians of a voxel, see :data:`PerVoxel`; "first" by default.
+        origin: lowest cell [3] of a scene that these are a part of, so that they are pooled as in the whole; their own
+            by default.
+        asked: which of them features are returned of, bool [N], the others being context; all by default.
+    """
+
+    grid_size: float | None
+    max_points: int
+    memory_gib: float | None
+    halo: float
+    per_voxel: PerVoxel
+    origin: Tensor | None
+    asked: Tensor | None
+
+
+_HEAD_ROWS = {"cuda": 49_152, "cpu": 8_192}
+"""Voxels of a slice of a head: enough to fill a GPU; few enough for a CPU's cache."""
+
 
 class ChorusEncoder:
     """A Chorus model ready to encode scenes of any size.
 
     Args:
-        model: in evaluation mode.
+        model: as trained; it stays as it is and where it is. What encodes is made of it once, here.
         description: what came with the checkpoint (its text side, calibration ...).
         basis: tensors of the compact feature space, see :class:`chorus_core.semantics.relevancy.FeatureBasis`.
         device: where it runs.
+        precision: bfloat16 or float32; None takes bfloat16 on GPUs that have it, float32 elsewhere.
     """
 
     def __init__(
@@ -48,11 +89,14 @@ class ChorusEncoder:
         description: dict[str, Any] | None = None,
         basis: dict[str, Tensor] | None = None,
         device: torch.device | str = "cpu",
+        precision: torch.dtype | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.model = model.eval()
         self.description = description or {}
         self.basis = {name: tensor.to(self.device) for name, tensor in (basis or {}).items()}
+        self.inference = InferenceModel(model, self.device, precision or default_precision(self.device))
+        self.head_rows = _HEAD_ROWS["cuda" if self.device.type == "cuda" else "cpu"]
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, device: torch.device | str = "cpu") -> ChorusEncoder:
@@ -63,39 +107,6 @@ class ChorusEncoder:
         """
         model, description, basis = read_model(name_or_path)
         return cls(model, description, basis, device)
-
-    def encode(
-        self,
-        gaussians: Gaussians,
-        head: str | None = "lang",
-        grid_size: float | None = None,
-        max_points: int = 500_000,
-        halo: float = 0.8,
-        per_voxel: PerVoxel = "first",
-    ) -> Tensor:
-        """Features of each Gaussian.
-
-        A model of the point variant reads centres, colours and shortest axes (the normals of a map's discs).
-
-        Args:
-            gaussians: N of them, in any frame with z up.
-            head: teacher space to project to; None gives the upcast features.
-            grid_size: edge of the encoder's voxels, metres; the model's own by default. A map made at a coarser
-                voxel size is best encoded at that size.
-            max_points: larger scenes are encoded in tiles of at most as many Gaussians.
-            halo: metres of context around a tile.
-            per_voxel: what stands for several Gaussians of a voxel, see :data:`PerVoxel`.
-
-        Returns:
-            float16 on the encoder's device [N, d].
-        """
-        on_device = gaussians.to(self.device)
-        if self.model.config.in_channels == POINT_CHANNELS:
-            points = (on_device.means, on_device.colors, shortest_axes(on_device))
-            return self.encode_points(*points, head, grid_size, max_points, halo, per_voxel)
-        channels = gaussian_channels(on_device)
-        opacities = on_device.opacities
-        return self._encode(on_device.means, channels, head, grid_size, max_points, halo, per_voxel, opacities)
 
     def width(self, head: str | None = "lang") -> int:
         """Dimensions of a head's features; of the upcast ones for None.
@@ -109,61 +120,124 @@ class ChorusEncoder:
             raise KeyError(f"no head {head!r}: the model has {sorted(self.model.config.heads)}")
         return self.model.config.heads[head]
 
-    def encode_points(
-        self,
-        points: Tensor,
-        colors: Tensor,
-        normals: Tensor,
-        head: str | None = "lang",
-        grid_size: float | None = None,
-        max_points: int = 500_000,
-        halo: float = 0.8,
-        per_voxel: PerVoxel = "first",
+    def encode(
+        self, gaussians: Gaussians, head: str | None = "lang", basis: Tensor | None = None, **how: Unpack[EncodeOptions]
     ) -> Tensor:
-        """Features of each point of a cloud, for models of the point variant; see :meth:`encode`.
+        """Features of each Gaussian, of one head, float16 on the encoder's device [N, d]; see :meth:`encode_heads`.
+
+        Args:
+            head: teacher space to project to; None gives the upcast features.
+            basis: orthonormal columns to store the features in [d_t, d]; None keeps them as they are.
+            how: see :class:`EncodeOptions`.
+        """
+        return self.encode_heads(gaussians, {head: basis}, **how)[head]
+
+    def encode_heads(
+        self, gaussians: Gaussians, outputs: Outputs, **how: Unpack[EncodeOptions]
+    ) -> dict[str | None, Tensor]:
+        """Features of each Gaussian, of several heads in one pass.
+
+        A model of the point variant reads centres, colours and shortest axes (the normals of a map's discs).
+
+        Args:
+            gaussians: N of them, in any frame with z up.
+            outputs: heads, see :data:`Outputs`.
+            how: see :class:`EncodeOptions`.
+
+        Returns:
+            float16 on the encoder's device [N, d] for each head.
+
+        Raises:
+            KeyError: no such head.
+            ValueError: the model reads points of another kind, or the memory does not suffice.
+        """
+        on_device = gaussians.to(self.device)
+        if self.model.config.in_channels == POINT_CHANNELS:
+            channels, priority = point_channels(on_device.means, on_device.colors, shortest_axes(on_device)), None
+        else:
+            channels, priority = gaussian_channels(on_device), on_device.opacities
+        return self._encode(on_device.means, channels, priority, outputs, **how)
+
+    def encode_points(
+        self, points: Tensor, colors: Tensor, normals: Tensor, head: str | None = "lang", **how: Unpack[EncodeOptions]
+    ) -> Tensor:
+        """Features of each point of a cloud, for models of the point variant, float16 [N, d].
 
         Args:
             points: metres [N, 3].
             colors: in [0, 1] [N, 3].
             normals: [N, 3].
+            head: teacher space to project to; None gives the upcast features.
+            how: see :class:`EncodeOptions`.
 
         Raises:
-            ValueError: the model reads Gaussians.
+            ValueError: the model reads Gaussians, or the memory does not suffice.
         """
         points, colors, normals = (t.to(self.device, torch.float32) for t in (points, colors, normals))
         channels = point_channels(points, colors, normals)
-        return self._encode(points, channels, head, grid_size, max_points, halo, per_voxel, None)
+        return self._encode(points, channels, None, {head: None}, **how)[head]
 
     @torch.inference_mode()
     def _encode(
         self,
         points: Tensor,
         channels: Tensor,
-        head: str | None,
-        grid_size: float | None,
-        max_points: int,
-        halo: float,
-        per_voxel: PerVoxel,
         priority: Tensor | None,
-    ) -> Tensor:
-        expected = self.model.config.in_channels
-        if channels.shape[1] != expected:
-            raise ValueError(f"input has {channels.shape[1]} channels, the model reads {expected}")
-        size = grid_size or self.model.config.grid_size
-        out = torch.empty((points.shape[0], self.width(head)), dtype=torch.float16, device=self.device)
-        origin = grid_origin(points, size) if len(points) else None
+        outputs: Outputs,
+        *,
+        grid_size: float | None = None,
+        max_points: int = 500_000,
+        memory_gib: float | None = None,
+        halo: float = 0.8,
+        per_voxel: PerVoxel = "first",
+        origin: Tensor | None = None,
+        asked: Tensor | None = None,
+    ) -> dict[str | None, Tensor]:
+        config, count = self.model.config, len(points)
+        if channels.shape[1] != config.in_channels:
+            raise ValueError(f"input has {channels.shape[1]} channels, the model reads {config.in_channels}")
+        widths = {head: self.width(head) if basis is None else basis.shape[1] for head, basis in outputs.items()}
+        if memory_gib:
+            size = self.inference.precision.itemsize
+            fits = voxels_within(memory_gib, config, count, widths.values(), size, self.head_rows)
+            max_points = min(max_points, fits)
+        size = grid_size or config.grid_size
+        if origin is None and count:
+            origin = grid_origin(points, size)
+        row_of = torch.arange(count, device=self.device) if asked is None else asked.cumsum(0) - 1
+        rows = count if asked is None else int(asked.sum())
+        out = {head: torch.empty((rows, d), dtype=torch.float16, device=self.device) for head, d in widths.items()}
         for region, owned in tiles(points, max_points, halo):
+            if asked is not None:
+                owned = owned & asked[region]
+                if not bool(owned.any()):
+                    continue
             weights = None if priority is None else priority[region]
             voxels = voxelize(points[region], channels[region], size, weights, origin)
+            levels = config.hierarchy(voxels.grid, torch.tensor([len(voxels.grid)]))
             if per_voxel == "fragments":
-                out[region[owned]] = self._fragments(voxels, channels[region], weights, head)[owned]
+                for head, found in self._fragments(voxels, levels, channels[region], weights, outputs).items():
+                    out[head][row_of[region[owned]]] = found[owned]
                 continue
             feat = voxels.feat if per_voxel == "first" else mean_channels(channels[region], voxels, weights)
-            out[region[owned]] = self._pass(voxels.grid, feat, head)[voxels.voxel_of_point[owned]]
+            self._pass(feat, levels, Placement(voxels.voxel_of_point[owned], row_of[region[owned]]), outputs, out)
         return out
 
-    def _fragments(self, voxels: Voxels, channels: Tensor, weights: Tensor | None, head: str | None) -> Tensor:
-        """Features of each point, the mean over the passes in which it stood for its voxel, float16 [N, d].
+    def _pass(
+        self, feat: Tensor, levels: list[Level], placement: Placement, outputs: Outputs, out: Mapping[Any, Tensor]
+    ) -> None:
+        """Encode one scene's voxels and write features where they belong, slice by slice."""
+        pyramid = self.inference.read(feat, levels)
+        parts = placement.parts(pyramid, self.head_rows)
+        slices = self.inference.features(pyramid, [part.voxels for part in parts], outputs)
+        for part, found in zip(parts, slices, strict=True):
+            for head, (values, length) in found.items():
+                place(out[head], part.rows, values, part.chosen, length)
+
+    def _fragments(
+        self, voxels: Voxels, levels: list[Level], channels: Tensor, weights: Tensor | None, outputs: Outputs
+    ) -> dict[str | None, Tensor]:
+        """Features of each point, the mean over the passes in which it stood for its voxel [N, d].
 
         Points that never did, as their voxel holds more than there are passes, take the mean over all passes.
         """
@@ -171,24 +245,35 @@ class ChorusEncoder:
         rank, counts = rank_in_voxel(at, weights), torch.bincount(at)
         passes = min(FRAGMENTS, int(counts.max()))
         times = channels.new_zeros(len(at))
-        own, whole = (channels.new_zeros((count, self.width(head))) for count in (len(at), len(counts)))
+        own, whole = (
+            {head: channels.new_zeros((count, self.width(head))) for head in outputs}
+            for count in (len(at), len(counts))
+        )
+        everything = torch.arange(len(counts), device=at.device)
+        found = {head: torch.empty_like(total, dtype=torch.float16) for head, total in whole.items()}
         for number in range(passes):
             chosen = (rank == number % counts[at]).nonzero().squeeze(1)
             stands = torch.empty_like(counts)
             stands[at[chosen]] = chosen
-            found = self._pass(voxels.grid, channels[stands], head).float()  # [V, d]
-            own[stands] += found
-            whole += found
+            heads = dict.fromkeys(outputs)
+            self._pass(channels[stands], levels, Placement(everything, everything), heads, found)
+            for head, features in found.items():
+                own[head][stands] += features
+                whole[head] += features
             times[stands] += 1
         never = times == 0
-        own[never], times[never] = whole[at[never]], float(passes)
-        mean = own / times[:, None]
-        unit = head is not None and head not in self.model.config.raw_heads
-        return (torch.nn.functional.normalize(mean, dim=1) if unit else mean).half()
+        times[never] = float(passes)
+        return {
+            head: self._finish(head, own[head], whole[head][at[never]], never, times, basis)
+            for head, basis in outputs.items()
+        }
 
-    def _pass(self, grid: Tensor, feat: Tensor, head: str | None) -> Tensor:
-        """Features of one scene's voxels, float16 [V, d]."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            levels = self.model.hierarchy(grid, torch.tensor([grid.shape[0]], device=grid.device))
-            upcast = self.model(feat, levels)
-            return (upcast if head is None else self.model.project(upcast, head)).half()
+    def _finish(
+        self, head: str | None, own: Tensor, shared: Tensor, never: Tensor, times: Tensor, basis: Tensor | None
+    ) -> Tensor:
+        """Sums over passes as means, of unit length where the head's features are, in the basis [N, d]."""
+        own[never] = shared
+        mean = own / times[:, None]
+        if head is not None and head not in self.model.config.raw_heads:
+            mean = torch.nn.functional.normalize(mean, dim=1)
+        return (mean if basis is None else mean @ basis.float()).half()

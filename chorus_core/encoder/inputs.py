@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chorus_core.encoder.serialization import morton
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping.geometry import rotations_from_quats
 
@@ -26,7 +27,7 @@ class Voxels:
     """One scene on the encoder's grid, at most one point a voxel.
 
     Attributes:
-        grid: integer coordinates, minimum 0, int64 [V, 3].
+        grid: integer coordinates, minimum 0, along Morton's curve, int64 [V, 3].
         feat: input channels [V, C].
         representative: index of the input point that stands for each voxel [V].
         voxel_of_point: voxel of each input point [N].
@@ -92,9 +93,7 @@ def voxelize(
     if origin is not None:
         low = origin + (low - origin) // ALIGNMENT * ALIGNMENT
     grid = grid - low
-    bits = max(int(grid.max() + 1).bit_length(), 1)
-    key = ((grid[:, 0] << bits) | grid[:, 1]) << bits | grid[:, 2]
-    occupied, voxel_of_point = torch.unique(key, return_inverse=True)
+    occupied, voxel_of_point = torch.unique(morton(grid), return_inverse=True)
     order = torch.arange(points.shape[0], device=points.device)
     if priority is not None:
         order = torch.argsort(priority, descending=True, stable=True)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from chorus_core.encoder.acceleration import use_kernels
+
 ORDERS = ("z", "z-trans", "hilbert", "hilbert-trans")
 """The four curves, in the order in which the blocks of a stage take turns."""
 
@@ -39,11 +41,27 @@ def encode(grid: Tensor, batch: Tensor, depth: int, order: str) -> Tensor:
     """
     if order not in ORDERS:
         raise ValueError(f"order {order!r}: expected one of {ORDERS}")
-    coords = grid.long()
-    if order.endswith("-trans"):
+    coords, batch = grid.long(), batch.long()
+    hilbert, swapped = order.startswith("hilbert"), order.endswith("-trans")
+    if use_kernels(coords):
+        from chorus_core.encoder.kernels import curve_codes
+
+        return curve_codes(coords.contiguous(), batch.contiguous(), depth, hilbert, swapped)
+    return encode_torch(coords, batch, depth, hilbert, swapped)
+
+
+def morton(grid: Tensor) -> Tensor:
+    """Position of voxels [N, 3] of one scene along Morton's curve, int64 [N]. A cell of twice the size holds those
+    that agree in all but the last three bits."""
+    return encode(grid, torch.zeros_like(grid[:, 0]), _MAX_DEPTH, "z")
+
+
+def encode_torch(coords: Tensor, batch: Tensor, depth: int, hilbert: bool, swapped: bool) -> Tensor:
+    """The plain twin of :func:`chorus_core.encoder.kernels.curve_codes`, int64 [N]."""
+    if swapped:
         coords = coords[:, [1, 0, 2]]
-    code = _hilbert(coords, depth) if order.startswith("hilbert") else _interleave(coords, depth)
-    return (batch.long() << (3 * depth)) | code
+    code = _hilbert(coords, depth) if hilbert else _interleave(coords, depth)
+    return (batch << (3 * depth)) | code
 
 
 def _interleave(coords: Tensor, depth: int) -> Tensor:

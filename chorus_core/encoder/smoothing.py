@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from chorus_core.encoder.inputs import voxelize
 from chorus_core.encoder.sparse_conv import neighbour_pairs
 
 
@@ -24,14 +25,14 @@ def smooth(features: Tensor, points: Tensor, grid_size: float, rounds: int) -> T
     """
     if rounds == 0 or features.shape[0] == 0:
         return features
-    grid = torch.floor(points.to(features.device) / grid_size).long()
-    voxels, voxel_of_point = torch.unique(grid - grid.amin(dim=0), dim=0, return_inverse=True)
-    count = voxels.shape[0]
+    points = points.to(features.device)
+    voxels = voxelize(points, points[:, :0], grid_size)
+    voxel_of_point, count = voxels.voxel_of_point, len(voxels.grid)
     sums = features.new_zeros((count, features.shape[1]), dtype=torch.float32)
     means = sums.index_add_(0, voxel_of_point, features.float())
     means /= torch.bincount(voxel_of_point, minlength=count)[:, None]
 
-    adjacency = _adjacency(voxels)
+    adjacency = _adjacency(voxels.grid)
     out = means
     for _ in range(rounds):
         out = adjacency @ out

@@ -126,8 +126,12 @@ class GaussianMap:
 
     def block_centers(self, blocks: Tensor) -> Tensor:
         """Centres of blocks in the world, metres [B, 3]."""
-        edge = BLOCK * self.config.voxel_size
-        return (block_table.unpack(self._block_key[blocks]).float() + 0.5) * edge
+        return (block_table.unpack(self._block_key[blocks]).float() + 0.5) * self.block_edge
+
+    @property
+    def block_edge(self) -> float:
+        """Edge of a block, metres."""
+        return BLOCK * self.config.voxel_size
 
     def blocks(self) -> Tensor:
         """Ids of all blocks in use, int64 [B]."""

@@ -166,6 +166,42 @@ def test_tiling_that_fits_is_one_pass_and_tiling_with_context_is_close(encoder: 
     assert torch.nn.functional.cosine_similarity(tiled.float(), whole.float()).median() > 0.9
 
 
+@pytest.mark.parametrize("max_points", [3000, 1200])
+@pytest.mark.parametrize("per_voxel", ["first", "fragments"])
+def test_what_is_not_asked_for_is_context(encoder: ChorusEncoder, max_points: int, per_voxel: str) -> None:
+    g = make_scene(3000, extent=6.0)
+    how = {"grid_size": 0.1, "max_points": max_points, "per_voxel": per_voxel}
+    asked = g.means[:, 0] > 1.0
+    expected = encoder.encode(g, **how)[asked]
+    found = encoder.encode(g, asked=asked, **how)
+    assert torch.allclose(found.float(), expected.float(), atol=2e-3)
+    assert encoder.encode(g, asked=torch.zeros_like(asked), **how).shape == (0, 12)
+
+
+def test_several_heads_in_one_pass_and_in_a_basis() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig.from_dict({**TINY.to_dict(), "heads": {"lang": 12, "pe": 7}})
+    encoder, g = ChorusEncoder(ChorusModel(config)), make_scene(500)
+    basis = torch.linalg.qr(torch.randn(12, 5))[0]
+    together = encoder.encode_heads(g, {"lang": basis, "pe": None, None: None})
+    assert {head: tuple(f.shape) for head, f in together.items()} == {"lang": (500, 5), "pe": (500, 7), None: (500, 48)}
+    torch.testing.assert_close(together["lang"].float(), encoder.encode(g).float() @ basis, atol=3e-3, rtol=0)
+    upcast = together[None].float()
+    with torch.no_grad():
+        plain = encoder.model.project(upcast, "pe")
+    torch.testing.assert_close(together["pe"].float(), plain, atol=1e-2, rtol=1e-2)
+    assert float((plain.norm(dim=1) - 1).abs().max()) > 0.1, "raw heads are not normalised"
+
+
+def test_a_memory_budget_makes_tiles(encoder: ChorusEncoder) -> None:
+    g = make_scene(3000, extent=6.0)
+    whole = encoder.encode(g, grid_size=0.1)
+    assert torch.equal(encoder.encode(g, grid_size=0.1, memory_gib=4.0), whole)
+    assert torch.equal(encoder.encode(g, grid_size=0.1, memory_gib=0.0), whole), "no limit"
+    with pytest.raises(ValueError, match=r"memory of 0\.001 GiB: expected at least 0\.\d+ for 3000 Gaussians"):
+        encoder.encode(g, grid_size=0.1, memory_gib=0.001)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_hardly_anything_to_encode(encoder: ChorusEncoder, count: int) -> None:
     features = encoder.encode(make_scene(5)[:count])

@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from chorus_core.encoder.inference import InferenceModel
 from chorus_core.encoder.model import ChorusModel, ModelConfig
+from chorus_core.encoder.serialization import morton
 
 PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"
 CASES = ("chorus_3dgs_small", "chorus_pts_small")
@@ -63,10 +65,58 @@ def test_outputs_agree_with_reference(name: str) -> None:
         assert (model.project(upcast, head, rows=1000) - expected).abs().max() < 1e-4 * expected.std()
 
 
+def read_for_inference(
+    model: ChorusModel, io: dict[str, torch.Tensor], device: str, precision: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Upcast features and heads as the encoder reads them: rearranged, and with kernels where there are some."""
+    curves = find_curves(model, io)
+    grid = io["grid_coord"] - io["grid_coord"].amin(dim=0)
+    order = torch.argsort(morton(grid))  # as voxelize leaves them
+    inference = InferenceModel(model, torch.device(device), precision)
+    with torch.inference_mode():
+        levels = model.hierarchy(grid[order].to(device), torch.tensor([len(grid)]), curves)
+        pyramid = inference.read(io["feat"][order].to(device), levels)
+        parts = pyramid.cut(torch.arange(len(grid), device=device), 3000)
+        bases = dict.fromkeys([None, *model.config.heads])
+        slices = list(inference.features(pyramid, parts, bases))
+        found = {}
+        for head in bases:
+            whole = torch.cat([f[head].values if f[head].length is None else f[head].values / f[head].length[:, None]
+                               for f in slices])  # fmt: skip
+            found[head or "upcast"] = torch.empty_like(whole, device="cpu", dtype=torch.float32)
+            found[head or "upcast"][order] = whole.cpu().float()
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_encoder_reads_agrees_with_reference(name: str) -> None:
+    model, io = load_case(name)
+    for key, found in read_for_inference(model, io, "cpu", torch.float32).items():
+        expected = io["upcast" if key == "upcast" else f"head_{key}"]
+        assert (found - expected).abs().max() < 1e-4 * expected.std(), key
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_encoder_reads_on_cuda_agrees_with_reference(name: str, precision: torch.dtype) -> None:
+    model, io = load_case(name)
+    for key, found in read_for_inference(model, io, "cuda", precision).items():
+        expected = io["upcast" if key == "upcast" else f"head_{key}"]
+        cosine = torch.nn.functional.cosine_similarity(found, expected, dim=1)
+        print(f"{name} {key} {precision}: cosine mean {cosine.mean():.6f}, 1st percentile {cosine.quantile(0.01):.6f}")
+        if precision == torch.float32:
+            assert (found - expected).abs().max() < 1e-3 * expected.std(), key
+        else:
+            assert cosine.mean() > 0.999
+            assert cosine.quantile(0.01) > 0.995
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
-def test_outputs_agree_on_cuda_in_bfloat16(name: str) -> None:
+def test_outputs_agree_under_autocast(name: str) -> None:
+    """As training and its validation run the model."""
     model, io = load_case(name)
     curves = find_curves(model, io)
     model, io = model.cuda(), {key: value.cuda() for key, value in io.items()}

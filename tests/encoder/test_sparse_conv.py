@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from chorus_core.encoder.hierarchy import Level, build_hierarchy
-from chorus_core.encoder.sparse_conv import SubMConv3d, convolve_torch
+from chorus_core.encoder.sparse_conv import PackedConv3d, SubMConv3d, cells_of, convolve_torch
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
 def level_of(grid: torch.Tensor, *sizes: int) -> Level:
@@ -54,9 +56,9 @@ def test_lonely_voxels_and_the_ends_of_the_grid() -> None:
     grid = torch.tensor([[0, 0, 3], [0, 1, 0], [1, 0, 0], [0, 3, 3], [3, 3, 3], [1, 3, 3]])
     level = level_of(grid)
     weight, x = torch.randn(4, 3, 3, 3, 4), torch.randn(6, 4)
-    assert torch.allclose(convolve_torch(x, weight, level), convolve_densely(x, weight, level), atol=1e-5)
+    assert torch.allclose(convolve_torch(x, cells_of(weight), level), convolve_densely(x, weight, level), atol=1e-5)
     alone = level_of(torch.tensor([[5, 5, 5]]))
-    assert torch.allclose(convolve_torch(x[:1], weight, alone), x[:1] @ weight[:, 1, 1, 1].T, atol=1e-6)
+    assert torch.allclose(convolve_torch(x[:1], cells_of(weight), alone), x[:1] @ weight[:, 1, 1, 1].T, atol=1e-6)
 
 
 def spconv_or_skip():
@@ -84,7 +86,7 @@ def test_it_is_spconvs(seed: int) -> None:
     assert torch.allclose(ours(x, level), expected, atol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs_cuda
 @pytest.mark.parametrize("grad", [False, True])
 def test_cuda_agrees_with_cpu(grad: bool) -> None:
     level = random_level(0, sizes=(1200, 900), extent=20)
@@ -96,3 +98,39 @@ def test_cuda_agrees_with_cpu(grad: bool) -> None:
     with torch.set_grad_enabled(grad):
         found = conv.cuda()(x.cuda(), on_gpu).cpu()
     assert torch.allclose(found, expected, atol=2e-2 if not grad else 5e-3)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize(("seed", "width_in", "width_out"), [(0, 3, 5), (1, 48, 48), (2, 96, 200), (3, 130, 64)])
+def test_the_packed_one_is_the_dense_convolution(device: str, seed: int, width_in: int, width_out: int) -> None:
+    level = random_level(seed)
+    torch.manual_seed(seed)
+    weight, bias, x = torch.randn(width_out, 3, 3, 3, width_in) / 9, torch.randn(width_out), torch.randn(700, width_in)
+    expected = convolve_densely(x.double(), weight.double(), level) + bias.double()
+    there = level_of(level.grid.to(device), 400, 300)
+    with torch.inference_mode():
+        found = PackedConv3d(weight, bias).to(device)(x.to(device), there).cpu().double()
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+@needs_cuda
+def test_the_kernel_does_not_wrap_at_the_ends_of_the_grid() -> None:
+    """Extents of a power of two, where the neighbour behind the last voxel has the code of another scene's first."""
+    corner = torch.cartesian_prod(*[torch.tensor([0, 1, 6, 7])] * 3)
+    level = level_of(torch.cat((corner, corner)), 64, 64)
+    there = level_of(level.grid.cuda(), 64, 64)
+    conv, x = PackedConv3d(torch.randn(16, 3, 3, 3, 16), torch.zeros(16)), torch.randn(128, 16)
+    with torch.inference_mode():
+        expected = conv(x, level)
+        assert torch.allclose(conv.cuda()(x.cuda(), there).cpu(), expected, atol=1e-4)
+
+
+@needs_cuda
+def test_the_kernel_in_bfloat16() -> None:
+    level = random_level(0, sizes=(1200, 900), extent=20)
+    there = level_of(level.grid.cuda(), 1200, 900)
+    conv, x = PackedConv3d(torch.randn(96, 3, 3, 3, 64) / 24, torch.randn(96)).bfloat16(), torch.randn(2100, 64)
+    expected = convolve_torch(x.bfloat16().double(), conv.cells.double(), level) + conv.bias.double()
+    with torch.inference_mode():
+        found = conv.cuda()(x.cuda(), there).cpu().double()
+    assert torch.allclose(found, expected, rtol=1e-2, atol=1e-2)

@@ -123,4 +123,4 @@ def lift_directly(room: Room, teacher: Teacher, device: torch.device, head: str 
 
 def encode_room(room: Room, encoder: ChorusEncoder, head: str = "lang") -> Tensor:
     """The encoder's features of each Gaussian [N, D]."""
-    return encoder.encode(room.gaussians, head, max(room.voxel_size, encoder.model.config.grid_size))
+    return encoder.encode(room.gaussians, head, grid_size=max(room.voxel_size, encoder.model.config.grid_size))

@@ -1,0 +1,128 @@
+"""``python -m benchmarks.incremental``: what it costs to encode a large map again when a part of it changed.
+
+A share of the map, the Gaussians nearest to a place in plan, takes other colours. Compared are the whole map in one go,
+the whole map region by region as the node does it when everything changed, and the regions that the node encodes after
+this change; with the cosine between features after the change and those of a new encode of everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from benchmarks.building import rooms
+from benchmarks.encode import make_bases, models
+from benchmarks.report import parser, publish, repeat
+from chorus_core.config import Config, parse
+from chorus_core.encoder import ChorusEncoder
+from chorus_core.gaussians import Gaussians
+from chorus_core.region import RegionScheduler
+
+VOXEL = 0.02
+BLOCK = 8 * VOXEL
+
+
+class Map:
+    """Gaussians and their features, encoded as the node does it.
+
+    Args:
+        max_gaussians: of a pass.
+        halo: metres of context.
+    """
+
+    def __init__(
+        self,
+        encoder: ChorusEncoder,
+        scene: Gaussians,
+        bases: Mapping[str | None, Tensor],
+        max_gaussians: int,
+        halo: float,
+    ) -> None:
+        self._encoder, self.scene, self._bases = encoder, scene, bases
+        options = parse(Config, {"encoder.max_gaussians": max_gaussians, "encoder.halo": halo}).encoder
+        self._scheduler, self._options = RegionScheduler(options), options
+        self._origin = torch.zeros(3, dtype=torch.int64, device=encoder.device)
+        self.features = self.whole(scene)
+        self.read = self.regions = 0
+
+    def whole(self, scene: Gaussians) -> dict[str | None, Tensor]:
+        """Features of a scene in as few passes as fit."""
+        return self._encoder.encode_heads(
+            scene, self._bases, max_points=self._options.max_gaussians, halo=self._options.halo, origin=self._origin
+        )
+
+    def update(self, changed: Tensor) -> None:
+        """Encode again what the scheduler hands out after some Gaussians changed [M]."""
+        blocks = torch.floor(self.scene.means[changed] / BLOCK)
+        self._scheduler.add((blocks.unique(dim=0) + 0.5) * BLOCK, BLOCK)
+        self.read = self.regions = 0
+        while (region := self._scheduler.next(self.scene.means)) is not None:
+            found = self._encoder.encode_heads(
+                self.scene[region.context], self._bases, asked=region.owned, origin=self._origin,
+                max_points=2 * self._options.max_gaussians,
+            )  # fmt: skip
+            for head, features in found.items():
+                self.features[head][region.owned_indices] = features
+            self.read += len(region.context)
+            self.regions += 1
+
+
+def change(scene: Gaussians, share: float, place: tuple[float, float]) -> tuple[Gaussians, Tensor]:
+    """The scene with other colours near a place, and which Gaussians these are."""
+    distance = (scene.means[:, :2] - scene.means.new_tensor(place)).abs().amax(dim=1)
+    changed = distance.topk(int(share * len(scene)), largest=False).indices
+    colors = scene.colors.clone()
+    colors[changed] = 1.0 - colors[changed]
+    return Gaussians(scene.means, scene.quats, scene.scales, scene.opacities, colors), changed
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--gaussians", type=int, default=1_000_000)
+    options.add_argument("--share", type=float, default=0.05, help="of them that change")
+    options.add_argument("--place", type=float, nargs=2, default=(3.0, 3.0), help="where, metres")
+    options.add_argument("--max-gaussians", type=int, default=500_000, help="of a pass at most")
+    options.add_argument("--halo", type=float, default=0.8, help="metres of context")
+    options.add_argument("--basis", type=int, default=128, help="stored width of each head")
+    options.add_argument("--model", choices=("mini", "release"), default="release")
+    options.add_argument("--repeat", type=int, default=5)
+    a = options.parse_args(arguments)
+    device = torch.device(a.device)
+    torch.manual_seed(a.seed)
+    name, encoder = next(models(device, a.model))
+    heads = [head for head in ("lang", "dino") if head in encoder.model.config.heads]
+    scene = rooms(a.gaussians, (0.0, 0.0, 0.0), VOXEL, a.seed).to(device)
+    kept = Map(encoder, scene, make_bases(encoder, heads, a.basis), a.max_gaussians, a.halo)
+    kept.scene, changed = change(scene, a.share, a.place)
+    everything = torch.arange(len(scene), device=device)
+
+    rows: list[dict[str, Any]] = []
+    for what, call in (
+        ("whole map", lambda: kept.whole(kept.scene)),
+        ("whole map, by regions", lambda: kept.update(everything)),
+        (f"{a.share:.0%} changed", lambda: kept.update(changed)),
+    ):
+        times = repeat(call, device, 2, a.repeat)
+        milliseconds = sorted(times)[len(times) // 2]
+        row = {"what": what, "ms": milliseconds, "of_whole": milliseconds / (rows[0]["ms"] if rows else milliseconds)}
+        rows.append(row | ({"regions": kept.regions, "read": kept.read} if rows else {}))
+    rows[2]["of_regions"] = rows[2]["ms"] / rows[1]["ms"]
+
+    kept.features = kept.whole(scene)
+    kept.update(changed)
+    new = kept.whole(kept.scene)
+    agreement = {
+        f"cosine to a new encode, {head}": float(
+            cosine_similarity(kept.features[head].float(), new[head].float()).mean()
+        )
+        for head in heads
+    }
+    publish("incremental", rows, device, a.out, model=name, Gaussians=len(scene), changed=len(changed), **agreement)
+
+
+if __name__ == "__main__":
+    main()

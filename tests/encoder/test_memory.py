@@ -1,0 +1,42 @@
+"""Voxels that fit a budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.building import rooms
+from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
+from chorus_core.encoder.memory import GIB, voxels_within, weight_bytes
+
+RELEASE = ModelConfig()
+
+
+def test_more_memory_holds_more_voxels_and_wider_outputs_leave_less() -> None:
+    fits = [voxels_within(gib, RELEASE, 1_000_000, [128, 128], 2, 32_768) for gib in (3.0, 6.0, 12.0)]
+    assert fits == sorted(fits)
+    assert fits[0] < fits[2]
+    assert voxels_within(6.0, RELEASE, 1_000_000, [1152, 1024], 2, 32_768) < fits[1]
+
+
+def test_weights_are_those_of_the_model() -> None:
+    with torch.device("meta"):
+        model = ChorusModel(RELEASE)
+    counted = sum(p.numel() for p in model.parameters())
+    assert weight_bytes(RELEASE, 4) == pytest.approx(4 * counted, rel=0.05)
+
+
+def test_a_budget_below_the_output_is_refused() -> None:
+    with pytest.raises(ValueError, match="memory of 1 GiB: expected at least"):
+        voxels_within(1.0, RELEASE, 1_000_000, [1152], 2, 32_768)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("budget", [1.5, 2.5])
+def test_an_encode_keeps_to_its_budget(budget: float) -> None:
+    torch.manual_seed(0)
+    encoder, scene = ChorusEncoder(ChorusModel(RELEASE), device="cuda"), rooms(800_000, (0.0, 0.0, 0.0), 0.02)
+    torch.cuda.reset_peak_memory_stats()
+    basis = torch.linalg.qr(torch.randn(1152, 64))[0].cuda()
+    encoder.encode(scene, "lang", basis, memory_gib=budget, max_points=10_000_000)
+    assert torch.cuda.max_memory_allocated() < budget * GIB
