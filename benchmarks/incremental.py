@@ -51,9 +51,10 @@ class Map:
 
     def whole(self, scene: Gaussians) -> dict[str | None, Tensor]:
         """Features of a scene in as few passes as fit."""
-        return self._encoder.encode_heads(
+        found = self._encoder.encode_heads(
             scene, self._bases, max_points=self._options.max_gaussians, halo=self._options.halo, origin=self._origin
         )
+        return {head: features.clone() for head, features in found.items()}  # of which rows may be written
 
     def update(self, changed: Tensor) -> None:
         """Encode again what the scheduler hands out after some Gaussians changed [M]."""

@@ -19,7 +19,6 @@ from benchmarks.report import parser, publish, repeat, spread
 from chorus_core.semantics.objects import extract_objects
 from chorus_core.semantics.relevancy import relevancy
 
-DIM = 64
 NEGATIVES = 5
 REFERENCE = 100
 GAP, MIN_COUNT = 0.08, 15
@@ -37,12 +36,12 @@ THINGS = (
 )
 
 
-def make_map(count: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Points [N, 3], features fp16 [N, DIM] and the text they are to be compared with [DIM]."""
+def make_map(count: int, dim: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Points [N, 3], features fp16 [N, dim] and the text they are to be compared with [dim]."""
     generator = torch.Generator().manual_seed(seed)
     points = rooms(count, (0.0, 0.0, 0.0), 0.02, seed).means
-    text = normalize(torch.randn(DIM, generator=generator), dim=0)
-    features = normalize(torch.randn(len(points), DIM, generator=generator), dim=1)
+    text = normalize(torch.randn(dim, generator=generator), dim=0)
+    features = normalize(torch.randn(len(points), dim, generator=generator), dim=1)
     seeds = points[torch.randint(0, len(points), (max(count // 20_000, 1),), generator=generator)]
     agrees = torch.zeros(len(points), dtype=torch.bool)
     for centre in seeds:
@@ -51,12 +50,12 @@ def make_map(count: int, seed: int, device: torch.device) -> tuple[Tensor, Tenso
     return points.to(device), features.half().to(device), text.to(device)
 
 
-def measure_map(count: int, seed: int, device: torch.device, times: int) -> list[dict[str, Any]]:
+def measure_map(count: int, dim: int, seed: int, device: torch.device, times: int) -> list[dict[str, Any]]:
     """Rows for a text that is already encoded: scores, scores and the matching indices, and the whole to objects."""
-    points, features, text = make_map(count, seed, device)
+    points, features, text = make_map(count, dim, seed, device)
     generator = torch.Generator().manual_seed(seed + 1)
-    negatives = normalize(torch.randn(NEGATIVES, DIM, generator=generator), dim=1).to(device)
-    reference = normalize(torch.randn(REFERENCE, DIM, generator=generator), dim=1).to(device)
+    negatives = normalize(torch.randn(NEGATIVES, dim, generator=generator), dim=1).to(device)
+    reference = normalize(torch.randn(REFERENCE, dim, generator=generator), dim=1).to(device)
 
     def scores() -> Tensor:
         return relevancy(features, text, negatives, reference)
@@ -73,7 +72,7 @@ def measure_map(count: int, seed: int, device: torch.device, times: int) -> list
         where = points[found].cpu().numpy()
         return len(extract_objects(where, values.cpu().numpy(), "thing", gap=GAP, min_count=MIN_COUNT))
 
-    size = f"{len(points):,} x {DIM} {str(features.dtype).removeprefix('torch.')}"
+    size = f"{len(points):,} x {dim} {str(features.dtype).removeprefix('torch.')}"
     found = f"{len(matches()[0]):,} match"
     few = max(times // 5, 5)
     return [
@@ -109,6 +108,7 @@ def measure_text(times: int) -> list[dict[str, Any]] | str:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--gaussians", type=int, default=1_000_000)
+    options.add_argument("--dim", type=int, default=96, help="of the stored features; the shipped model's by default")
     options.add_argument("--repeat", type=int, default=200, help="measured calls")
     a = options.parse_args(arguments)
     device = torch.device(a.device)
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     np.random.seed(a.seed)
 
     text_rows = measure_text(a.repeat)
-    rows = measure_map(a.gaussians, a.seed, device, a.repeat)
+    rows = measure_map(a.gaussians, a.dim, a.seed, device, a.repeat)
     extra: dict[str, Any] = {"negatives": NEGATIVES, "reference texts": REFERENCE}
     if isinstance(text_rows, str):
         extra["new text"] = text_rows

@@ -23,7 +23,7 @@ from chorus_core.encoder.inputs import (
     shortest_axes,
     voxelize,
 )
-from chorus_core.encoder.memory import voxels_within
+from chorus_core.encoder.memory import PassPlan, plan_pass
 from chorus_core.encoder.model import ChorusModel
 from chorus_core.encoder.placement import Placement, place
 from chorus_core.encoder.tiles import tiles
@@ -197,17 +197,17 @@ class ChorusEncoder:
         if channels.shape[1] != config.in_channels:
             raise ValueError(f"input has {channels.shape[1]} channels, the model reads {config.in_channels}")
         widths = {head: self.width(head) if basis is None else basis.shape[1] for head, basis in outputs.items()}
+        plan = PassPlan(max_points, self.head_rows)
         if memory_gib:
-            size = self.inference.precision.itemsize
-            fits = voxels_within(memory_gib, config, count, widths.values(), size, self.head_rows)
-            max_points = min(max_points, fits)
+            value = self.inference.precision.itemsize
+            plan = plan_pass(memory_gib, config, count, widths.values(), value, self.head_rows)
         size = grid_size or config.grid_size
         if origin is None and count:
             origin = grid_origin(points, size)
         row_of = torch.arange(count, device=self.device) if asked is None else asked.cumsum(0) - 1
         rows = count if asked is None else int(asked.sum())
         out = {head: torch.empty((rows, d), dtype=torch.float16, device=self.device) for head, d in widths.items()}
-        for region, owned in tiles(points, max_points, halo):
+        for region, owned in tiles(points, min(max_points, plan.voxels), halo):
             if asked is not None:
                 owned = owned & asked[region]
                 if not bool(owned.any()):
@@ -216,26 +216,47 @@ class ChorusEncoder:
             voxels = voxelize(points[region], channels[region], size, weights, origin)
             levels = config.hierarchy(voxels.grid, torch.tensor([len(voxels.grid)]))
             if per_voxel == "fragments":
-                for head, found in self._fragments(voxels, levels, channels[region], weights, outputs).items():
+                for head, found in self._fragments(
+                    voxels, levels, channels[region], weights, outputs, plan.head_rows
+                ).items():
                     out[head][row_of[region[owned]]] = found[owned]
                 continue
             feat = voxels.feat if per_voxel == "first" else mean_channels(channels[region], voxels, weights)
-            self._pass(feat, levels, Placement(voxels.voxel_of_point[owned], row_of[region[owned]]), outputs, out)
+            self._pass(
+                feat,
+                levels,
+                Placement(voxels.voxel_of_point[owned], row_of[region[owned]]),
+                outputs,
+                out,
+                plan.head_rows,
+            )
         return out
 
     def _pass(
-        self, feat: Tensor, levels: list[Level], placement: Placement, outputs: Outputs, out: Mapping[Any, Tensor]
+        self,
+        feat: Tensor,
+        levels: list[Level],
+        placement: Placement,
+        outputs: Outputs,
+        out: Mapping[Any, Tensor],
+        head_rows: int,
     ) -> None:
         """Encode one scene's voxels and write features where they belong, slice by slice."""
         pyramid = self.inference.read(feat, levels)
-        parts = placement.parts(pyramid, self.head_rows)
+        parts = placement.parts(pyramid, head_rows)
         slices = self.inference.features(pyramid, [part.voxels for part in parts], outputs)
         for part, found in zip(parts, slices, strict=True):
             for head, (values, length) in found.items():
                 place(out[head], part.rows, values, part.chosen, length)
 
     def _fragments(
-        self, voxels: Voxels, levels: list[Level], channels: Tensor, weights: Tensor | None, outputs: Outputs
+        self,
+        voxels: Voxels,
+        levels: list[Level],
+        channels: Tensor,
+        weights: Tensor | None,
+        outputs: Outputs,
+        head_rows: int,
     ) -> dict[str | None, Tensor]:
         """Features of each point, the mean over the passes in which it stood for its voxel [N, d].
 
@@ -256,7 +277,7 @@ class ChorusEncoder:
             stands = torch.empty_like(counts)
             stands[at[chosen]] = chosen
             heads = dict.fromkeys(outputs)
-            self._pass(channels[stands], levels, Placement(everything, everything), heads, found)
+            self._pass(channels[stands], levels, Placement(everything, everything), heads, found, head_rows)
             for head, features in found.items():
                 own[head][stands] += features
                 whole[head] += features

@@ -263,7 +263,7 @@ def _convolve_kernel(
     has_row, has_column = row < count, column < width_out
     total = tl.zeros((rows, columns), tl.float32)
     for cell in range(27):
-        source = tl.load(table + cell * count + row, has_row, -1)
+        source = tl.load(table + cell * count + row, has_row, -1).to(tl.int64)
         if tl.max(source, axis=0) >= 0:
             there = source >= 0
             for start in range(0, width_in, inner):

@@ -8,6 +8,7 @@ measures.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from chorus_core.encoder.model import ModelConfig
 
@@ -17,11 +18,20 @@ _GEOMETRY = 27 * 4 + 27 * 4 + 200
 _SLACK = 1.1
 """Allocators round up, and coarser stages have more than a quarter of the voxels where a surface is rough."""
 
+_LEAST_ROWS = 4096
 
-def voxels_within(
+
+class PassPlan(NamedTuple):
+    """Most voxels of a pass, and of a slice of a head."""
+
+    voxels: int
+    head_rows: int
+
+
+def plan_pass(
     budget: float, config: ModelConfig, points: int, widths: Iterable[int], bytes_per_value: int, head_rows: int
-) -> int:
-    """Voxels of a pass that keep an encode under ``budget``.
+) -> PassPlan:
+    """The largest passes that keep an encode under ``budget``.
 
     Args:
         budget: GiB for everything that an encode allocates: weights, output, and what a pass needs.
@@ -29,25 +39,22 @@ def voxels_within(
         points: Gaussians or points of the whole scene.
         widths: of the outputs of each of them.
         bytes_per_value: of products: 2 in half precision, 4 in single.
-        head_rows: voxels of a slice of a head.
+        head_rows: most voxels of a slice of a head; fewer where it would take more than a quarter of the budget.
 
     Raises:
         ValueError: the budget does not even hold the output and a small pass.
     """
+    while head_rows > _LEAST_ROWS and slice_bytes(config, bytes_per_value, head_rows) > budget * GIB / 4:
+        head_rows //= 2
     fixed = points * (2 * sum(widths) + 4 * config.in_channels + 64) + weight_bytes(config, bytes_per_value)
+    stage, output = stage_bytes(config, bytes_per_value), output_bytes(config)
+    head = slice_bytes(config, bytes_per_value, head_rows)
     room = budget * GIB / _SLACK - fixed
-    in_stage = room / stage_bytes(config, bytes_per_value)
-    in_head = (room - slice_bytes(config, bytes_per_value, head_rows)) / output_bytes(config)
-    voxels, least = int(min(in_stage, in_head)), min(points, 4 * config.patch_size)
+    voxels, least = int(min(room / stage, (room - head) / output)), min(points, 4 * config.patch_size)
     if voxels < least:
-        needed = max(
-            least * stage_bytes(config, bytes_per_value),
-            least * output_bytes(config) + slice_bytes(config, bytes_per_value, head_rows),
-        )
-        raise ValueError(
-            f"memory of {budget:g} GiB: expected at least {_SLACK * (fixed + needed) / GIB:.2f} for {points} Gaussians"
-        )
-    return voxels
+        needed = _SLACK * (fixed + max(least * stage, least * output + head)) / GIB
+        raise ValueError(f"memory of {budget:g} GiB: expected at least {needed:.2f} for {points} Gaussians")
+    return PassPlan(voxels, head_rows)
 
 
 def stage_bytes(config: ModelConfig, bytes_per_value: int) -> float:

@@ -7,16 +7,16 @@ import torch
 
 from benchmarks.building import rooms
 from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
-from chorus_core.encoder.memory import GIB, voxels_within, weight_bytes
+from chorus_core.encoder.memory import GIB, plan_pass, weight_bytes
 
 RELEASE = ModelConfig()
 
 
 def test_more_memory_holds_more_voxels_and_wider_outputs_leave_less() -> None:
-    fits = [voxels_within(gib, RELEASE, 1_000_000, [128, 128], 2, 32_768) for gib in (3.0, 6.0, 12.0)]
-    assert fits == sorted(fits)
-    assert fits[0] < fits[2]
-    assert voxels_within(6.0, RELEASE, 1_000_000, [1152, 1024], 2, 32_768) < fits[1]
+    plans = [plan_pass(gib, RELEASE, 1_000_000, [128, 128], 2, 32_768) for gib in (2.0, 6.0, 12.0)]
+    assert plans[0].voxels < plans[1].voxels < plans[2].voxels
+    assert plans[0].head_rows < plans[1].head_rows == plans[2].head_rows == 32_768
+    assert plan_pass(6.0, RELEASE, 1_000_000, [1152, 1024], 2, 32_768).voxels < plans[1].voxels
 
 
 def test_weights_are_those_of_the_model() -> None:
@@ -28,7 +28,7 @@ def test_weights_are_those_of_the_model() -> None:
 
 def test_a_budget_below_the_output_is_refused() -> None:
     with pytest.raises(ValueError, match="memory of 1 GiB: expected at least"):
-        voxels_within(1.0, RELEASE, 1_000_000, [1152], 2, 32_768)
+        plan_pass(1.0, RELEASE, 1_000_000, [1152], 2, 32_768)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
