@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus_core.config import Config, parse
@@ -37,6 +37,7 @@ def test_nothing_changed_means_nothing_to_do() -> None:
 
 
 @given(st.integers(1500, 4000), st.floats(5.0, 30.0), st.integers(0, 100))
+@settings(deadline=None)
 def test_every_changed_gaussian_of_a_large_map_is_owned(count: int, extent: float, seed: int) -> None:
     means = scatter(count, extent, seed)
     scheduler = RegionScheduler(SMALL)
@@ -44,13 +45,15 @@ def test_every_changed_gaussian_of_a_large_map_is_owned(count: int, extent: floa
     scheduler.add(means)
     while (region := scheduler.next(means)) is not None:
         owners[region.owned_indices] += 1
-        (column,) = region.changes
-        near = means[region.context, :2] - torch.tensor(column) * 4.0
-        assert bool(((near >= -0.76) & (near <= 4.76)).all()), "context stays within column and one and a half halos"
+        columns = torch.tensor(list(region.changes)) * 4.0
+        near = means[region.context, :2]
+        low, high = columns.amin(0) - 0.76, columns.amax(0) + 4.76
+        assert bool(((near >= low) & (near <= high)).all()), "context stays within columns and one and a half halos"
     assert bool((owners >= 1).all())
 
 
 @given(st.integers(0, 1000), st.floats(0.05, 0.9))
+@settings(deadline=None)
 def test_whole_blocks_are_owned_even_without_a_halo(seed: int, edge: float) -> None:
     means = scatter(3000, 16.0, seed)
     scheduler = RegionScheduler(parse(Config, {"encoder.max_gaussians": 1000, "encoder.halo": 0.0}).encoder)
@@ -92,7 +95,7 @@ def test_changes_are_kept_when_cutting_the_region_fails(monkeypatch: pytest.Monk
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(scheduler, "_column", fail)
+        patch.setattr(scheduler, "_of", fail)
         with pytest.raises(MemoryError):
             scheduler.next(means)
     region = scheduler.next(means)
@@ -142,3 +145,22 @@ def test_only_the_surroundings_of_a_change_are_encoded_again() -> None:
     half = SMALL.halo / 2 + 1e-3
     assert torch.equal(region.owned_indices, within(half))
     assert torch.equal(region.context, within(half + SMALL.halo))
+
+
+def test_a_change_on_the_border_of_columns_is_one_region() -> None:
+    means = scatter(40_000, 16.0, 1)
+    scheduler = RegionScheduler(parse(Config, {"encoder.max_gaussians": 5000, "encoder.halo": 0.5}).encoder)
+    scheduler.add(torch.tensor([[4.0 + dx, 4.0 + dy, 0.0] for dx in (-0.2, 0.2) for dy in (-0.2, 0.2)]))
+    region = scheduler.next(means)
+    assert region is not None
+    assert sorted(region.changes) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert not scheduler.pending
+    assert len(region.context) <= 5000
+
+
+def test_changes_far_apart_in_neighbouring_columns_stay_apart() -> None:
+    means = scatter(40_000, 16.0, 1)
+    scheduler = RegionScheduler(parse(Config, {"encoder.max_gaussians": 30_000, "encoder.halo": 0.5}).encoder)
+    scheduler.add(torch.tensor([[0.2, 0.2, 0.0], [7.8, 3.8, 0.0]]))
+    region = scheduler.next(means)
+    assert region is not None and len(region.changes) == 1

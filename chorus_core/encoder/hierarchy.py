@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chorus_core.encoder.serialization import ORDERS, encode, grid_depth
+from chorus_core.encoder.serialization import ORDERS, Walks, encode, grid_depth, walk
 
 _MORTON = ORDERS.index("z")
 
@@ -115,24 +115,39 @@ def build_hierarchy(grid: Tensor, offset: Tensor, curves: Sequence[Sequence[int]
     batch = _scene_of_voxel(ends, grid.device)
     codes, order = torch.sort(encode(grid, batch, grid_depth(extents[0]), ORDERS[_MORTON]))
     cells, sizes = _count_cells(codes, ends, len(curves))
-    levels: list[Level] = []
+    bare: list[Level] = []
     cell_of_finer: Tensor | None = None
-    for stage, (stage_curves, extent) in enumerate(zip(curves, extents, strict=True)):
+    for stage, extent in enumerate(extents):
         if stage:
             cell_of_finer = _cells_of_finer(cells, stage, order, len(grid))
             finer = cell_of_finer if stage > 1 else cells[0]  # of voxels in the order of the codes
             codes = codes.new_empty(sum(sizes[stage])).scatter_(0, finer, codes >> 3)
             grid = _gather_coarser(grid, cell_of_finer, len(codes))
             batch = batch.new_empty(len(codes)).scatter_(0, cell_of_finer, batch)
-        cut = _Cut(sizes[stage], patch_size, grid.device)
-        patches = []
-        for curve in stage_curves:
-            if curve != _MORTON:
-                walk = torch.argsort(encode(grid, batch, grid_depth(extent), ORDERS[curve]))
-            else:
-                walk = torch.arange(len(grid), device=grid.device) if stage else order
-            patches.append(cut(walk))
-        levels.append(Level(grid, batch, cell_of_finer, patches, len(ends), extent, codes, None if stage else order))
+        bare.append(Level(grid, batch, cell_of_finer, [], len(ends), extent, codes, None if stage else order))
+    return _with_patches(bare, sizes, curves, patch_size)
+
+
+def _with_patches(
+    levels: list[Level], sizes: Sequence[Sequence[int]], curves: Sequence[Sequence[int]], patch_size: int
+) -> list[Level]:
+    """Levels cut into patches along their curves."""
+    others = [tuple(ORDERS[curve] for curve in chosen if curve != _MORTON) for chosen in curves]
+    walks = walk(
+        [
+            Walks(level.grid, level.batch, grid_depth(level.extent), orders)
+            for level, orders in zip(levels, others, strict=True)
+        ],
+        levels[0].scenes,
+    )
+    for level, chosen, scene_sizes, found in zip(levels, curves, sizes, walks, strict=True):
+        if not chosen:
+            continue
+        cut, rest = _Cut(scene_sizes, patch_size, level.grid.device), iter(found)
+        along_morton = level.order
+        if along_morton is None:
+            along_morton = torch.arange(len(level), device=level.grid.device)
+        level.patches += [cut(along_morton if curve == _MORTON else next(rest)) for curve in chosen]
     return levels
 
 
@@ -154,16 +169,17 @@ def _count_cells(codes: Tensor, ends: Sequence[int], stages: int) -> tuple[list[
     Returns:
         For each stage from 1 on the cell of each voxel in the order of the codes [N]; sizes by stage and scene.
     """
-    cells = []
-    for stage in range(1, stages):
-        parent = codes >> 3 * stage
-        begins = torch.ones_like(parent)
-        begins[1:] = parent[1:] != parent[:-1]
-        cells.append(begins.cumsum(0) - 1)
-    at = torch.tensor(ends, device=codes.device)
-    done = [torch.nn.functional.pad(c + 1, (1, 0))[at] for c in cells]  # cells of the scenes up to each
-    counted = [list(ends)] + (torch.stack(done).tolist() if done else [])
-    return cells, [[end - start for start, end in zip((0, *row), row, strict=False)] for row in counted]
+    if stages == 1:
+        return [], [[end - start for start, end in zip((0, *ends), ends, strict=False)]]
+    parents = codes >> 3 * torch.arange(1, stages, device=codes.device)[:, None]  # [stages - 1, N]
+    begins = torch.ones_like(parents)
+    torch.ne(parents[:, 1:], parents[:, :-1], out=begins[:, 1:])
+    cells = begins.cumsum(1).sub_(1)
+    at = torch.tensor(ends)
+    done = (cells[:, (at - 1).clamp(min=0).to(codes.device)] + 1).tolist()  # cells of the scenes up to each
+    done = [[cell if end else 0 for cell, end in zip(row, ends, strict=True)] for row in done]
+    sizes = [[end - start for start, end in zip((0, *row), row, strict=False)] for row in (list(ends), *done)]
+    return list(cells.unbind(0)), sizes
 
 
 def _cells_of_finer(cells: Sequence[Tensor], stage: int, order: Tensor, count: int) -> Tensor:

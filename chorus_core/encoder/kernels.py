@@ -6,6 +6,8 @@ at first use, about a second each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -28,47 +30,55 @@ def _spread(bits):
 
 
 @triton.jit
-def _codes_kernel(grid, batch, out, count, depth, hilbert: tl.constexpr, first: tl.constexpr, lanes: tl.constexpr):
+def _codes_kernel(grid, batch, out, count, depth, kinds, first_tag, lanes: tl.constexpr):
     voxel = tl.program_id(0).to(tl.int64) * lanes + tl.arange(0, lanes)
     there = voxel < count
-    x = tl.load(grid + 3 * voxel + first, there, 0)
-    y = tl.load(grid + 3 * voxel + (1 - first), there, 0)
+    curve = tl.program_id(1)
+    kind = (kinds >> 2 * curve) & 3
+    swapped = kind >> 1
+    x = tl.load(grid + 3 * voxel + swapped, there, 0)
+    y = tl.load(grid + 3 * voxel + (1 - swapped), there, 0)
     z = tl.load(grid + 3 * voxel + 2, there, 0)
-    if hilbert:
-        for step in range(depth):
-            bit = depth - 1 - step
-            low = (1 << bit) - 1
-            x = tl.where((x >> bit) & 1 == 1, x ^ low, x)
-            is_set = (y >> bit) & 1 == 1
-            swap = tl.where(is_set, 0, (x ^ y) & low)
-            x, y = tl.where(is_set, x ^ low, x ^ swap), y ^ swap
-            is_set = (z >> bit) & 1 == 1
-            swap = tl.where(is_set, 0, (x ^ z) & low)
-            x, z = tl.where(is_set, x ^ low, x ^ swap), z ^ swap
+    hilbert = kind & 1
+    for step in range(depth * hilbert):
+        bit = depth - 1 - step
+        low = (1 << bit) - 1
+        x = tl.where((x >> bit) & 1 == 1, x ^ low, x)
+        is_set = (y >> bit) & 1 == 1
+        swap = tl.where(is_set, 0, (x ^ y) & low)
+        x, y = tl.where(is_set, x ^ low, x ^ swap), y ^ swap
+        is_set = (z >> bit) & 1 == 1
+        swap = tl.where(is_set, 0, (x ^ z) & low)
+        x, z = tl.where(is_set, x ^ low, x ^ swap), z ^ swap
     code = _spread(x) << 2 | _spread(y) << 1 | _spread(z)
-    if hilbert:
-        code ^= code >> 1
-        code ^= code >> 2
-        code ^= code >> 4
-        code ^= code >> 8
-        code ^= code >> 16
-        code ^= code >> 32
+    binary = code ^ (code >> 1)
+    binary ^= binary >> 2
+    binary ^= binary >> 4
+    binary ^= binary >> 8
+    binary ^= binary >> 16
+    binary ^= binary >> 32
+    code = tl.where(hilbert == 1, binary, code)
     code |= tl.load(batch + voxel, there, 0) << (3 * depth)
-    tl.store(out + voxel, code, there)
+    code |= (first_tag + curve).to(tl.int64) << 58
+    tl.store(out + curve.to(tl.int64) * count + voxel, code, there)
 
 
-def curve_codes(grid: Tensor, batch: Tensor, depth: int, hilbert: bool, swapped: bool) -> Tensor:
-    """Position of each voxel along a curve, int64 [N]; see :func:`chorus_core.encoder.serialization.encode`.
+def curve_codes(
+    grid: Tensor, batch: Tensor, depth: int, curves: Sequence[tuple[bool, bool]], out: Tensor, first_tag: int = 0
+) -> Tensor:
+    """Position of each voxel along curves, int64 [curves, N]; see :func:`chorus_core.encoder.serialization.encode`.
 
     Args:
         grid: int64, contiguous [N, 3].
         batch: int64 [N].
-        hilbert: Hilbert's curve instead of Morton's.
-        swapped: x and y change places.
+        curves: at most 15, each whether it is Hilbert's instead of Morton's, and whether x and y change places.
+        out: int64, contiguous, of that many elements.
+        first_tag: of the first curve; the others count on. A tag stands in the bits from 58 on, so that several curves
+            can be sorted as one.
     """
-    out = torch.empty_like(batch)
-    programs = (triton.cdiv(len(grid), _LANES),)
-    _codes_kernel[programs](grid, batch, out, len(grid), depth, hilbert, int(swapped), _LANES)
+    kinds = sum((int(hilbert) | 2 * int(swapped)) << 2 * i for i, (hilbert, swapped) in enumerate(curves))
+    programs = (triton.cdiv(len(grid), _LANES), len(curves))
+    _codes_kernel[programs](grid, batch, out, len(grid), depth, kinds, first_tag, _LANES)
     return out
 
 

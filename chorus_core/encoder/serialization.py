@@ -6,6 +6,7 @@ Codes follow Wu et al. 2024 (PTv3): Morton ("z") and Hilbert, each also with x a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ ORDERS = ("z", "z-trans", "hilbert", "hilbert-trans")
 """The four curves, in the order in which the blocks of a stage take turns."""
 
 _MAX_DEPTH = 16  # 3 x 16 bits of code leave 15 for the batch index in an int64
+_SCENE_BITS, _TAG_BITS = 10, 5  # of that, where several curves are sorted as one
 
 
 def grid_depth(extent: Sequence[int]) -> int:
@@ -42,12 +44,63 @@ def encode(grid: Tensor, batch: Tensor, depth: int, order: str) -> Tensor:
     if order not in ORDERS:
         raise ValueError(f"order {order!r}: expected one of {ORDERS}")
     coords, batch = grid.long(), batch.long()
-    hilbert, swapped = order.startswith("hilbert"), order.endswith("-trans")
     if use_kernels(coords):
         from chorus_core.encoder.kernels import curve_codes
 
-        return curve_codes(coords.contiguous(), batch.contiguous(), depth, hilbert, swapped)
-    return encode_torch(coords, batch, depth, hilbert, swapped)
+        return curve_codes(coords.contiguous(), batch.contiguous(), depth, [_kind(order)], torch.empty_like(batch))
+    return encode_torch(coords, batch, depth, *_kind(order))
+
+
+def _kind(order: str) -> tuple[bool, bool]:
+    """Whether a curve is Hilbert's, and whether x and y change places."""
+    return order.startswith("hilbert"), order.endswith("-trans")
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Voxels of a level and the curves that are to be walked there.
+
+    Attributes:
+        grid: int64 [N, 3].
+        batch: scene of each voxel, int64 [N].
+        depth: bits an axis.
+        orders: of :data:`ORDERS`.
+    """
+
+    grid: Tensor
+    batch: Tensor
+    depth: int
+    orders: tuple[str, ...]
+
+
+def walk(levels: Sequence[Walks], scenes: int) -> list[list[Tensor]]:
+    """The voxels of each level in the order of each of its curves, int64 [N].
+
+    A GPU sorts all of them as one: a sort is a dozen launches, and small ones cost no more than that.
+
+    Args:
+        scenes: how many there are.
+    """
+    tags = sum(len(level.orders) for level in levels)
+    if not tags or not use_kernels(levels[0].grid) or scenes > 1 << _SCENE_BITS or tags > 1 << _TAG_BITS:
+        return [[torch.argsort(encode(v.grid, v.batch, v.depth, order)) for order in v.orders] for v in levels]
+    from chorus_core.encoder.kernels import curve_codes
+
+    keys = levels[0].batch.new_empty(sum(len(level.orders) * len(level.batch) for level in levels))
+    starts: list[list[int]] = []
+    start = tag = 0
+    for level in levels:
+        count = len(level.batch)
+        starts.append([start + number * count for number in range(len(level.orders))])
+        if level.orders:
+            kinds = [_kind(order) for order in level.orders]
+            curve_codes(level.grid.contiguous(), level.batch, level.depth, kinds, keys[start:], tag)
+        start, tag = start + len(level.orders) * count, tag + len(level.orders)
+    order = torch.argsort(keys)
+    return [
+        [order[first : first + len(level.batch)] - first for first in firsts]
+        for level, firsts in zip(levels, starts, strict=True)
+    ]
 
 
 def morton(grid: Tensor) -> Tensor:

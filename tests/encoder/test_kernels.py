@@ -9,7 +9,7 @@ from torch import nn
 from chorus_core.encoder.acceleration import use_kernels
 from chorus_core.encoder.backbone import add_norm
 from chorus_core.encoder.placement import place
-from chorus_core.encoder.serialization import ORDERS, encode, encode_torch
+from chorus_core.encoder.serialization import ORDERS, Walks, encode, encode_torch, walk
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -37,6 +37,19 @@ def test_curves(order: str, count: int, depth: int) -> None:
     expected = encode_torch(grid, batch, depth, order.startswith("hilbert"), order.endswith("trans"))
     with torch.inference_mode():
         assert torch.equal(encode(grid.cuda(), batch.cuda(), depth, order).cpu(), expected)
+
+
+@needs_cuda
+def test_all_curves_are_sorted_as_one() -> None:
+    rng = torch.Generator().manual_seed(0)
+    levels = []
+    for count, depth, orders in ((3000, 9, ORDERS), (700, 6, ORDERS[1:]), (5, 3, ()), (64, 16, ORDERS[2:])):
+        grid = torch.randint(0, 1 << depth, (count, 3), generator=rng).unique(dim=0)
+        levels.append(Walks(grid, torch.arange(len(grid)) * 3 // len(grid), depth, tuple(orders)))
+    expected = walk(levels, 3)
+    on_gpu = [Walks(w.grid.cuda(), w.batch.cuda(), w.depth, w.orders) for w in levels]
+    for theirs, ours in zip(expected, walk(on_gpu, 3), strict=True):
+        assert [o.cpu().tolist() for o in ours] == [t.tolist() for t in theirs]
 
 
 @needs_cuda
