@@ -12,6 +12,11 @@ from chorus_core.config import EncoderConfig
 _TILE = 4.0
 """Edge of the square columns that are encoded together once the map is too large for one pass, metres."""
 
+_MARGIN = 0.25
+"""Share of the halo around a change in which features are made anew."""
+
+_AROUND = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
+
 _ROUNDING = 1e-3
 """Metres by which float32 may put a Gaussian outside its own block, many times over."""
 
@@ -70,8 +75,8 @@ class Region:
 class RegionScheduler:
     """Remembers which columns of the map changed, and hands out one after another.
 
-    A map that fits one pass is encoded whole. Otherwise what changed of one column is, with half a halo around it,
-    where the change is felt most. The column with the most changes, weighted by the square of how long it has not been
+    A map that fits one pass is encoded whole. Otherwise what changed of one column is, with a margin around it, where
+    the change is felt most. The column with the most changes, weighted by the square of how long it has not been
     served, goes first: what a robot sees now comes often, what it passed once comes too, and a column that fails to
     encode does not hold up the others. Changed columns beside it come along where that reads less than each alone.
     """
@@ -94,7 +99,7 @@ class RegionScheduler:
             centers: metres [B, 3].
             edge: of a block, metres.
         """
-        plane = centers[:, :2]
+        plane = centers[:, :2].cpu()  # few: a GPU would be waited for many times
         column = torch.floor(plane / _TILE).long()
         keys, place = torch.unique((column[:, 0] << 32) + column[:, 1], return_inverse=True)
         boxes = plane.new_zeros((len(keys), 2))
@@ -122,8 +127,9 @@ class RegionScheduler:
             return region
         self._turn += 1
         while self._changes:
-            region = self._grown(max(self._changes, key=self._urgency), means)
-            for column in region.changes:
+            changes = self._grown(max(self._changes, key=self._urgency))
+            region = self._region(changes, means)
+            for column in changes:
                 del self._changes[column]
                 self._served[column] = self._turn
             if bool(region.owned.any()):
@@ -138,26 +144,34 @@ class RegionScheduler:
     def _urgency(self, column: tuple[int, int]) -> int:
         return self._changes[column].blocks * (self._turn - self._served.get(column, 0)) ** 2
 
-    def _grown(self, column: tuple[int, int], means: Tensor) -> Region:
-        """A column with those changed ones beside it that are read more cheaply together than apart."""
-        region = self._of({column: self._changes[column]}, means)
-        beside = [(column[0] + dx, column[1] + dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
-        for other in beside:
-            if other in region.changes or other not in self._changes:
-                continue
-            alone = self._of({other: self._changes[other]}, means)
-            joined = self._of(region.changes | alone.changes, means)
-            apart = len(region.context) + len(alone.context)
-            if len(joined.context) <= min(apart, self._config.max_gaussians):
-                region = joined
-        return region
+    def _grown(self, column: tuple[int, int]) -> dict[tuple[int, int], Change]:
+        """A column with those changed ones beside it that take less room together than apart."""
+        changes = {column: self._changes[column]}
+        for dx, dy in _AROUND:
+            other = (column[0] + dx, column[1] + dy)
+            if other in self._changes:
+                alone = {other: self._changes[other]}
+                if self._area(changes | alone) <= self._area(changes) + self._area(alone):
+                    changes |= alone
+        return changes
 
-    def _of(self, changes: dict[tuple[int, int], Change], means: Tensor) -> Region:
-        """What changed in some columns as one region."""
+    def _area(self, changes: dict[tuple[int, int], Change]) -> float:
+        """What is read for changes encoded together, square metres."""
+        (left, front), (right, back) = _box(changes)
+        around = 2 * (_MARGIN + 1) * self._config.halo
+        return (right - left + around) * (back - front + around)
+
+    def _region(self, changes: dict[tuple[int, int], Change], means: Tensor) -> Region:
         plane, halo = means[:, :2], self._config.halo
-        margin = halo / 2 + _ROUNDING
-        low = means.new_tensor([change.low for change in changes.values()]).amin(dim=0) - margin
-        high = means.new_tensor([change.high for change in changes.values()]).amax(dim=0) + margin
+        low, high = means.new_tensor(_box(changes))
+        low, high = low - _MARGIN * halo - _ROUNDING, high + _MARGIN * halo + _ROUNDING
         context = ((plane >= low - halo) & (plane <= high + halo)).all(dim=1).nonzero().squeeze(1)
         owned = ((plane[context] >= low) & (plane[context] <= high)).all(dim=1)
-        return Region(context, owned, dict(changes), torch.stack((low, high)))
+        return Region(context, owned, changes, torch.stack((low, high)))
+
+
+def _box(changes: dict[tuple[int, int], Change]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Lower and upper corner of all changes."""
+    low = tuple(min(values) for values in zip(*(change.low for change in changes.values()), strict=True))
+    high = tuple(max(values) for values in zip(*(change.high for change in changes.values()), strict=True))
+    return low, high

@@ -47,8 +47,8 @@ def test_every_changed_gaussian_of_a_large_map_is_owned(count: int, extent: floa
         owners[region.owned_indices] += 1
         columns = torch.tensor(list(region.changes)) * 4.0
         near = means[region.context, :2]
-        low, high = columns.amin(0) - 0.76, columns.amax(0) + 4.76
-        assert bool(((near >= low) & (near <= high)).all()), "context stays within columns and one and a half halos"
+        low, high = columns.amin(0) - 0.63, columns.amax(0) + 4.63
+        assert bool(((near >= low) & (near <= high)).all()), "context stays within columns, margin and halo"
     assert bool((owners >= 1).all())
 
 
@@ -67,7 +67,7 @@ def test_whole_blocks_are_owned_even_without_a_halo(seed: int, edge: float) -> N
 def test_the_column_that_changed_most_goes_first_and_a_failed_one_comes_back() -> None:
     means = scatter(3000, 16.0, 1)
     scheduler = RegionScheduler(SMALL)
-    scheduler.add(torch.tensor([[1.0, 1.0, 0.0]] * 5 + [[-3.0, -3.0, 0.0]] * 2))
+    scheduler.add(torch.tensor([[1.0, 1.0, 0.0]] * 5 + [[-3.0, -3.0, 0.0]] * 2), 1.0)
     first = scheduler.next(means)
     assert first is not None
     assert list(first.changes) == [(0, 0)]
@@ -89,13 +89,13 @@ def test_changes_wait_for_a_map_that_hands_nothing_out_yet() -> None:
 def test_changes_are_kept_when_cutting_the_region_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     means = scatter(3000, 16.0, 1)
     scheduler = RegionScheduler(SMALL)
-    scheduler.add(torch.tensor([[1.0, 1.0, 0.0]]))
+    scheduler.add(torch.tensor([[1.0, 1.0, 0.0]]), 1.0)
 
     def fail(*_: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(scheduler, "_of", fail)
+        patch.setattr(scheduler, "_region", fail)
         with pytest.raises(MemoryError):
             scheduler.next(means)
     region = scheduler.next(means)
@@ -105,11 +105,11 @@ def test_changes_are_kept_when_cutting_the_region_fails(monkeypatch: pytest.Monk
 def test_what_was_seen_once_is_encoded_though_other_columns_change_all_the_time() -> None:
     means = scatter(3000, 16.0, 1)
     scheduler = RegionScheduler(SMALL)
-    scheduler.add(torch.tensor([[-3.0, -3.0, 0.0]]))
+    scheduler.add(torch.tensor([[-3.0, -3.0, 0.0]]), 1.0)
     seen = torch.tensor([[1.0, 1.0, 0.0], [5.0, 1.0, 0.0], [1.0, 5.0, 0.0]]).repeat_interleave(20, dim=0)
     served = set()
     for _ in range(100):
-        scheduler.add(seen)
+        scheduler.add(seen, 1.0)
         region = scheduler.next(means)
         assert region is not None
         served |= set(region.changes)
@@ -121,7 +121,7 @@ def test_a_column_that_always_fails_does_not_hold_up_the_others() -> None:
     scheduler = RegionScheduler(SMALL)
     served = []
     for _ in range(30):
-        scheduler.add(torch.tensor([[1.0, 1.0, 0.0]] * 20 + [[-3.0, -3.0, 0.0]]))
+        scheduler.add(torch.tensor([[1.0, 1.0, 0.0]] * 20 + [[-3.0, -3.0, 0.0]]), 1.0)
         region = scheduler.next(means)
         assert region is not None
         served += region.changes
@@ -142,9 +142,9 @@ def test_only_the_surroundings_of_a_change_are_encoded_again() -> None:
     def within(margin: float) -> torch.Tensor:
         return ((plane >= low - margin) & (plane <= high + margin)).all(dim=1).nonzero().squeeze(1)
 
-    half = SMALL.halo / 2 + 1e-3
-    assert torch.equal(region.owned_indices, within(half))
-    assert torch.equal(region.context, within(half + SMALL.halo))
+    margin = SMALL.halo / 4 + 1e-3
+    assert torch.equal(region.owned_indices, within(margin))
+    assert torch.equal(region.context, within(margin + SMALL.halo))
 
 
 def test_a_change_on_the_border_of_columns_is_one_region() -> None:

@@ -1,7 +1,8 @@
 """``python -m training.calibrate``: the text side of a trained model, fitted on validation scenes.
 
-Three things are fitted and written beside the weights: the compact basis features are stored in, the logistic map from
-evidence to the probability that a thing is there, and the threshold that lets a query be answered with "nothing".
+Three things are fitted and written beside the weights: the compact basis features are stored in (to training scenes,
+where they are given), the logistic map from evidence to the probability that a thing is there, and the threshold that
+lets a query be answered with "nothing".
 The absent words and scenes of the test are never looked at.
 """
 
@@ -33,7 +34,7 @@ from training.metrics import confusion, summarize
 
 logger = logging.getLogger(__name__)
 
-REPORTED_DIMS = (32, 48, 64, 96)
+REPORTED_DIMS = (32, 64, 96, 128, 160)
 OBJECT_GAUSSIANS = SemanticsConfig().min_object_gaussians
 """Gaussians that make an object, as the pipeline's default has it."""
 
@@ -86,14 +87,14 @@ class Evidence:
 # ---- the basis ----------------------------------------------------------------------------------------------------
 
 
-def basis_samples(bank: LanguageTargets, scenes: Sequence[EncodedScene], per_scene: int = 4096) -> Tensor:
-    """What the basis must hold: the bank's phrases and the model's own features, each with half of the weight.
+def basis_samples(scenes: Sequence[EncodedScene], per_scene: int = 4096) -> Tensor:
+    """What the basis must hold: the model's own features. What a text has outside of their span is no part of an inner
+    product with them; a basis that made room for it would answer queries worse.
 
     Returns:
-        Rows scaled by the root of their weight, float32 [n, D].
+        Every scene with the same weight, float32 [n, D].
     """
-    weights = bank.weights / bank.weights.sum()
-    parts = [bank.embeddings * weights.sqrt()[:, None]]
+    parts = []
     for scene in scenes:
         rows = torch.linspace(0, len(scene.features) - 1, min(per_scene, len(scene.features))).long()
         parts.append(scene.features[rows].float() / np.sqrt(len(rows) * len(scenes)))
@@ -231,10 +232,21 @@ def operating_point(scores: dict[str, np.ndarray], threshold: float) -> dict[str
 
 
 def calibrate(
-    scenes: Sequence[EncodedScene], bank: LanguageTargets, dim: int, reject: float, seed: int
+    scenes: Sequence[EncodedScene],
+    bank: LanguageTargets,
+    dim: int,
+    reject: float,
+    seed: int,
+    basis_scenes: Sequence[EncodedScene] | None = None,
 ) -> tuple[FeatureBasis, dict[str, Any]]:
-    """Fit basis, calibration and threshold; the report holds the last two and how good they are."""
-    samples = basis_samples(bank, scenes)
+    """Fit basis, calibration and threshold; the report holds the last two and how good they are.
+
+    Args:
+        dim: of the basis.
+        reject: share of absent queries to answer with "nothing".
+        basis_scenes: what the basis is fitted to; the scenes by default.
+    """
+    samples = basis_samples(scenes if basis_scenes is None else basis_scenes)
     reported = {d for d in REPORTED_DIMS if d < samples.shape[1]}
     bases = {d: FeatureBasis.fit(samples, d) for d in sorted({*reported, dim})}
     accuracy = {"full": retained_accuracy(None, bank, scenes)}
@@ -262,7 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenes", type=Path, required=True, help="folder of validation scenes")
     parser.add_argument("--bank", type=Path, required=True, help="language bank (training.language)")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--dim", type=int, default=96, help="dimensions features are stored in")
+    parser.add_argument("--basis-scenes", type=Path, help="folder of training scenes to fit the basis to")
+    parser.add_argument("--dim", type=int, default=160, help="dimensions features are stored in")
     parser.add_argument("--reject", type=float, default=0.9, help='share of absent queries to answer with "nothing"')
     parser.add_argument("--seed", type=int, default=0, help="of the choice of phrases")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -274,7 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bank = LanguageTargets.load(a.bank)
     # Only files of the validation subset are read, whatever else the folder holds.
     scenes = list(encode_scenes(encoder, a.scenes, "val", bank, text["head"]))
-    basis, report = calibrate(scenes, bank, a.dim, a.reject, a.seed)
+    basis_scenes = None
+    if a.basis_scenes is not None:
+        basis_scenes = list(encode_scenes(encoder, a.basis_scenes, "train", bank, text["head"]))
+    basis, report = calibrate(scenes, bank, a.dim, a.reject, a.seed, basis_scenes)
     description = {
         **encoder.description,
         "text": text,

@@ -66,6 +66,8 @@ def test_finds_what_is_there_and_nothing_else(bank: LanguageTargets) -> None:
     assert len(report["curve"]) == 19
     again = calibrate(scenes, bank, dim=32, reject=0.9, seed=0)[1]
     assert again == report
+    elsewhere = calibrate(scenes, bank, dim=32, reject=0.9, seed=0, basis_scenes=scenes[:1])[0]
+    assert torch.equal(elsewhere.basis, FeatureBasis.fit(basis_samples(scenes[:1]), 32).basis)
 
 
 def test_the_curve_is_monotone(bank: LanguageTargets) -> None:
@@ -106,14 +108,17 @@ def test_scores_are_of_whole_objects() -> None:
     assert scores["absent word"][0] == 0.0
 
 
-def test_basis_weighs_phrases_and_features_alike(bank: LanguageTargets) -> None:
-    samples = basis_samples(bank, [scene(bank, 0), scene(bank, 1, each=200)])
-    assert float(samples.square().sum()) == pytest.approx(2.0, rel=0.1)
+def test_basis_weighs_scenes_alike(bank: LanguageTargets) -> None:
+    small, large = scene(bank, 0), scene(bank, 1, each=200)
+    samples = basis_samples([small, large])
+    first = samples[: len(small.features)]
+    assert float(first.square().sum()) == pytest.approx(0.5, rel=0.1)
+    assert float(samples.square().sum()) == pytest.approx(1.0, rel=0.1)
 
 
 def test_a_full_basis_loses_nothing(bank: LanguageTargets) -> None:
     scenes = [scene(bank, 0)]
-    report = retained_accuracy(FeatureBasis.fit(basis_samples(bank, scenes), DIM), bank, scenes)
+    report = retained_accuracy(FeatureBasis.fit(basis_samples(scenes), DIM), bank, scenes)
     assert report["length"] == pytest.approx(1.0, abs=1e-2) and report["similarity_error"] < 2e-3
     assert report["accuracy"] == pytest.approx(retained_accuracy(None, bank, scenes)["accuracy"], abs=0.02)
 

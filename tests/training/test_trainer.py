@@ -253,7 +253,8 @@ def torchrun(repository: Path) -> Callable[..., None]:
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
             "--master-port", port, *arguments,
         ]  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+        path = os.pathsep.join([str(repository), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         done = subprocess.run(
             [str(c) for c in command], env=environment, cwd=repository, capture_output=True, text=True, timeout=120
         )
