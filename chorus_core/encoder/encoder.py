@@ -68,7 +68,7 @@ class EncodeOptions(TypedDict, total=False):
     asked: Tensor | None
 
 
-_HEAD_ROWS = {"cuda": 65_536, "cpu": 8_192}
+_HEAD_ROWS = {"cuda": 81_920, "cpu": 8_192}
 """Voxels of a slice of a head: enough to fill a GPU; few enough for a CPU's cache."""
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chorus_core.encoder.acceleration import use_kernels
-from chorus_core.encoder.pyramid import Pyramid, Rows
+from chorus_core.encoder.pyramid import Pyramid, Rows, part_size
 
 
 class PlacedRows(NamedTuple):
@@ -42,8 +42,8 @@ class Placement:
         self._place = begins.cumsum(0) - 1  # of each point among these [P]
 
     def parts(self, pyramid: Pyramid, size: int) -> list[PlacedRows]:
-        """Voxels in parts of at most ``size``. The host waits twice."""
-        cut = pyramid.cut(self.voxels, size)
+        """Voxels in equal parts of at most ``size``. The host waits twice."""
+        cut, size = pyramid.cut(self.voxels, size), part_size(len(self.voxels), size)
         starts = torch.arange(len(cut) + 1, device=self._place.device) * size
         ends = torch.searchsorted(self._place, starts).tolist()
         return [

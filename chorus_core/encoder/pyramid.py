@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def part_size(count: int, most: int) -> int:
+    """Size of equal parts of ``count`` things, of which each has at most ``most``; 1 for none."""
+    return max(-(-count // max(-(-count // most), 1)), 1)
+
+
 @dataclass
 class Rows:
     """Some of the finest voxels, and the part of every coarser stage that they lie in.
@@ -54,8 +59,8 @@ class Pyramid:
             yield value.index_select(0, at)
 
     def cut(self, voxels: Tensor, size: int) -> list[Rows]:
-        """Some of the finest voxels, ascending [R], in parts of at most ``size``. The host waits once."""
-        parts = list(voxels.split(size)) if len(voxels) else []
+        """Some of the finest voxels, ascending [R], in equal parts of at most ``size``. The host waits once."""
+        parts = list(voxels.split(part_size(len(voxels), size))) if len(voxels) else []
         if not parts or not self.cells:
             return [Rows(part, []) for part in parts]
         ends = torch.stack([torch.stack((part[0], part[-1])) for part in parts]).flatten()  # [2P]
