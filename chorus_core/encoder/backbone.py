@@ -28,14 +28,26 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
 
 
 def add_norm(
-    x: Tensor, branch: Tensor, inner: nn.LayerNorm | None, outer: nn.LayerNorm, dtype: torch.dtype
+    x: Tensor,
+    branch: Tensor,
+    inner: nn.LayerNorm | None,
+    outer: nn.LayerNorm,
+    dtype: torch.dtype,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The end of a residual branch and the norm before the next: ``x + inner(branch)``, and ``outer`` of that in
-    ``dtype``; both [N, C] of x and branch [N, C]."""
+    """The end of a residual branch and the norm before the next: ``x + inner(branch[places])``, and ``outer`` of that
+    in ``dtype``; both [N, C].
+
+    Args:
+        x: [N, C].
+        branch: [M, C].
+        places: row of the branch for each of x [N]; None takes them as they are.
+    """
     if use_kernels(x):
         from chorus_core.encoder import kernels
 
-        return kernels.add_norm(x, branch, inner, outer, dtype)
+        return kernels.add_norm(x, branch, inner, outer, dtype, places)
+    branch = branch if places is None else _rows(branch, places)
     total = x + (branch if inner is None else apply(inner, branch))
     return total, outer(total).to(dtype)
 
@@ -52,9 +64,13 @@ class DropPath(nn.Module):
         super().__init__()
         self.probability = probability
 
+    @property
+    def active(self) -> bool:
+        return self.training and self.probability > 0.0
+
     def forward(self, x: Tensor, level: Level) -> Tensor:
         """Features [N, C] of a level's voxels, kept or zeroed by the scene they belong to."""
-        if not self.training or self.probability == 0.0:
+        if not self.active:
             return x
         keep = 1.0 - self.probability
         scenes = (torch.rand(level.scenes, 1, device=x.device) < keep).to(x.dtype) / keep
@@ -71,7 +87,7 @@ class PatchAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, patches: Patches) -> Tensor:
-        """Features [N, C] of features [N, C]."""
+        """Features of the slots of the patches [slots, C] of features of the voxels [N, C]."""
         qkv = self.qkv(_rows(x, patches.slots))
         full, short = qkv[: patches.full_slots], qkv[patches.full_slots :]
         parts = []
@@ -81,7 +97,7 @@ class PatchAttention(nn.Module):
             mask = None if patches.short_mask is None else patches.short_mask[:, None, None, :]
             parts.append(self._attend(short.view(patches.short_count, patches.short_size, -1), mask))
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return _rows(self.proj(attended), patches.back)
+        return self.proj(attended)
 
     def _attend(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention of each patch on its own, laid end to end [P * K, C] of [P, K, 3C]."""
@@ -124,8 +140,11 @@ class Block(nn.Module):
         convolve, linear, norm = self.cpe
         dtype = self.attn.qkv.weight.dtype
         x, normed = add_norm(x, linear(convolve(x, level)), norm, self.norm1[0], dtype)
-        attended = self.attn(normed, level.patches[self.curve])
-        x, normed = add_norm(x, self.drop_path(attended, level), None, self.norm2[0], dtype)
+        patches = level.patches[self.curve]
+        attended, places = self.attn(normed, patches), patches.back
+        if self.drop_path.active:
+            attended, places = self.drop_path(_rows(attended, places), level), None
+        x, normed = add_norm(x, attended, None, self.norm2[0], dtype, places)
         return x + self.drop_path(self.mlp[0](normed), level)
 
 

@@ -94,13 +94,13 @@ def voxelize(
         low = origin + (low - origin) // ALIGNMENT * ALIGNMENT
     grid = grid - low
     occupied, voxel_of_point = torch.unique(morton(grid), return_inverse=True)
-    order = torch.arange(points.shape[0], device=points.device)
-    if priority is not None:
-        order = torch.argsort(priority, descending=True, stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(points.shape[0], device=points.device)
-    best = torch.full_like(occupied, points.shape[0]).scatter_reduce(0, voxel_of_point, rank, "amin")
-    representative = order[best]
+    numbers = torch.arange(points.shape[0], device=points.device)
+    if len(occupied) == len(points):  # one in each, as in a map of the same grid
+        representative = torch.empty_like(numbers).scatter_(0, voxel_of_point, numbers)
+    else:
+        order = numbers if priority is None else torch.argsort(priority, descending=True, stable=True)
+        rank = torch.empty_like(order).scatter_(0, order, numbers)
+        representative = order[torch.full_like(occupied, len(points)).scatter_reduce(0, voxel_of_point, rank, "amin")]
     return Voxels(grid[representative], channels[representative], representative, voxel_of_point)
 
 

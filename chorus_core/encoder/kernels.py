@@ -96,14 +96,17 @@ def _norm_rows(x, inside, width, weight, bias, column, epsilon):
 
 @triton.jit
 def _add_norm_kernel(
-    x, branch, total, normed, weight_in, bias_in, weight_out, bias_out, count, width, epsilon_in, epsilon_out,
-    has_inner: tl.constexpr, rows: tl.constexpr, padded: tl.constexpr,
+    x, branch, place_of, total, normed, weight_in, bias_in, weight_out, bias_out, count, width, epsilon_in, epsilon_out,
+    has_inner: tl.constexpr, has_places: tl.constexpr, rows: tl.constexpr, padded: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     column = tl.arange(0, padded)
     inside = (row < count)[:, None] & (column < width)[None, :]
     place = row[:, None] * width + column[None, :]
-    y = tl.load(branch + place, inside, 0.0).to(tl.float32)
+    source = row
+    if has_places:
+        source = tl.load(place_of + row, row < count, 0)
+    y = tl.load(branch + source[:, None] * width + column[None, :], inside, 0.0).to(tl.float32)
     if has_inner:
         y = _norm_rows(y, inside, width, weight_in, bias_in, column, epsilon_in)
     y += tl.load(x + place, inside, 0.0).to(tl.float32)
@@ -114,13 +117,19 @@ def _add_norm_kernel(
 
 
 def add_norm(
-    x: Tensor, branch: Tensor, inner: torch.nn.LayerNorm | None, outer: torch.nn.LayerNorm, dtype: torch.dtype
+    x: Tensor,
+    branch: Tensor,
+    inner: torch.nn.LayerNorm | None,
+    outer: torch.nn.LayerNorm,
+    dtype: torch.dtype,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``x + inner(branch)`` in float32 and its ``outer`` norm in ``dtype``, both [N, C], read and written once.
+    """``x + inner(branch[places])`` in float32 and its ``outer`` norm in ``dtype``, both [N, C], read and written once.
 
     Args:
         x: float32, contiguous [N, C].
-        branch: any float, contiguous [N, C].
+        branch: any float, contiguous [M, C].
+        places: row of the branch for each of x [N]; None takes them as they are.
     """
     count, width = x.shape
     total, normed = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
@@ -128,8 +137,8 @@ def add_norm(
     rows = max(1024 // padded, 1) * 2
     first = inner or outer
     _add_norm_kernel[(triton.cdiv(count, rows),)](
-        x, branch.contiguous(), total, normed, first.weight, first.bias, outer.weight, outer.bias, count, width,
-        first.eps, outer.eps, inner is not None, rows, padded,
+        x, branch.contiguous(), branch if places is None else places, total, normed, first.weight, first.bias,
+        outer.weight, outer.bias, count, width, first.eps, outer.eps, inner is not None, places is not None, rows, padded,
     )  # fmt: skip
     return total, normed
 
@@ -280,6 +289,7 @@ def _convolve_kernel(
                 k = start + tl.arange(0, inner)
                 has_k = k < width_in
                 a = tl.load(x + source[:, None] * width_in + k[None, :], there[:, None] & has_k[None, :], 0.0)
+                a = a.to(weight.dtype.element_ty)
                 place = (cell * width_in + k)[:, None] * width_out + column[None, :]
                 b = tl.load(weight + place, has_k[:, None] & has_column[None, :], 0.0)
                 total = tl.dot(a, b, total, input_precision="ieee")
@@ -289,16 +299,16 @@ def _convolve_kernel(
 
 
 def convolve(x: Tensor, cells: Tensor, bias: Tensor, table: Tensor) -> Tensor:
-    """Submanifold convolution [N, out], in the precision of its arguments.
+    """Submanifold convolution [N, out], in the precision of its weights.
 
     Args:
-        x: [N, in].
+        x: of any precision [N, in].
         cells: weights of each cell of the kernel, contiguous [27, in, out].
         bias: [out].
         table: of :func:`neighbour_table`.
     """
     (count, width_in), width_out = x.shape, cells.shape[2]
-    out = x.new_empty((count, width_out))
+    out = cells.new_empty((count, width_out))
     columns = min(max(triton.next_power_of_2(width_out), 16), 128 if width_out % 128 == 0 else 64)
     inner = min(max(triton.next_power_of_2(width_in), 16), 64)
     programs = (triton.cdiv(width_out, columns), triton.cdiv(count, _VOXELS))

@@ -18,6 +18,8 @@ from chorus_core.encoder.hierarchy import Level
 
 _OFFSETS = [(dx, dy, dz) for dx in (-1, 0, 1) for dy in (-1, 0, 1) for dz in (-1, 0, 1)]
 _CENTRE = 13
+_SMALL = 1 << 16
+"""Voxels below which a GPU waits for launches."""
 
 
 class SubMConv3d(nn.Module):
@@ -60,14 +62,15 @@ class PackedConv3d(nn.Module):
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         """Features [N, out] of features [N, in] on a level's voxels, in the precision of the weights."""
-        x = x.to(self.cells.dtype)
         if use_kernels(x):
             from chorus_core.encoder import kernels
 
+            # A voxel is read by a dozen others: convert it first, unless the launch takes longer than that.
+            x = x.to(self.cells.dtype) if len(x) > _SMALL else x
             if "table" not in level.conv_cache:
                 level.conv_cache["table"] = kernels.neighbour_table(level.grid, level.codes, level.order, level.extent)
             return kernels.convolve(x, self.cells, self.bias, level.conv_cache["table"])
-        return convolve_torch(x, self.cells, level).add_(self.bias)
+        return convolve_torch(x.to(self.cells.dtype), self.cells, level).add_(self.bias)
 
 
 def cells_of(weight: Tensor) -> Tensor:

@@ -62,14 +62,19 @@ def test_add_norm(count: int, width: int, dtype: torch.dtype, inner: bool) -> No
     for norm in norms:
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
-    x, branch = torch.randn(count, width) + 3.0, torch.randn(count, width).half()
+    x, slots = torch.randn(count, width) + 3.0, torch.randn(count + 9, width).half()
+    places = torch.randperm(count + 9)[:count]
+    branch = slots[places]
     plain = [nn.LayerNorm(width).double() for _ in norms]
     for copy, norm in zip(plain, norms, strict=True):
         copy.load_state_dict(norm.state_dict())
     total = x.double() + (plain[0](branch.double()) if inner else branch.double())
     with torch.inference_mode():
         on_gpu = [norm.cuda() for norm in norms]
-        found, normed = add_norm(x.cuda(), branch.cuda(), on_gpu[0] if inner else None, on_gpu[1], dtype)
+        first = on_gpu[0] if inner else None
+        found, normed = add_norm(x.cuda(), slots.cuda(), first, on_gpu[1], dtype, places.cuda())
+        plainly = add_norm(x.cuda(), branch.cuda(), first, on_gpu[1], dtype)
+    assert torch.equal(found, plainly[0]) and torch.equal(normed, plainly[1])
     assert normed.dtype == dtype
     torch.testing.assert_close(found.cpu().double(), total, rtol=1e-5, atol=1e-5)
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
