@@ -21,6 +21,7 @@ import torch
 
 from chorus_core.config import Config, ConfigError
 from chorus_core.encoder import ChorusEncoder
+from chorus_core.encoder.inputs import grid_origin
 from chorus_core.encoder.smoothing import smooth
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
@@ -178,11 +179,14 @@ class Pipeline:
         """
         options = self.config.encoder
         size = grid_size or self._grid_size
-        # From the world's own corner: a part of the map is pooled as it was when more or less of the map was there.
+        # In plan from the world's own corner: a part of the map is pooled as it was when more or less was there. In
+        # height from the lowest cell, as in training: a floor must not lie on the border of pooled cells.
+        origin = grid_origin(gaussians.means, size) if len(gaussians) else torch.zeros(3, dtype=torch.int64)
+        origin[:2] = 0
         features = self.encoder.encode(
             gaussians, self.semantics.text.head, self.encoder.basis.get("basis"), grid_size=size,
             max_points=options.max_gaussians, memory_gib=options.memory_gib, halo=options.halo,
-            per_voxel=options.per_voxel, origin=torch.zeros(3, dtype=torch.int64, device=self.encoder.device),
+            per_voxel=options.per_voxel, origin=origin.to(self.encoder.device),
             asked=None if asked is None else asked.to(self.encoder.device),
         )  # fmt: skip
         means = gaussians.means if asked is None else gaussians.means[asked]

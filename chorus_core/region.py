@@ -127,7 +127,7 @@ class RegionScheduler:
             return region
         self._turn += 1
         while self._changes:
-            changes = self._grown(max(self._changes, key=self._urgency))
+            changes = self._grown(max(self._changes, key=self._urgency), means)
             region = self._region(changes, means)
             for column in changes:
                 del self._changes[column]
@@ -144,30 +144,43 @@ class RegionScheduler:
     def _urgency(self, column: tuple[int, int]) -> int:
         return self._changes[column].blocks * (self._turn - self._served.get(column, 0)) ** 2
 
-    def _grown(self, column: tuple[int, int]) -> dict[tuple[int, int], Change]:
-        """A column with those changed ones beside it that take less room together than apart."""
+    def _grown(self, column: tuple[int, int], means: Tensor) -> dict[tuple[int, int], Change]:
+        """A column with those changed ones beside it that take less room together than apart, and fit one pass."""
         changes = {column: self._changes[column]}
         for dx, dy in _AROUND:
             other = (column[0] + dx, column[1] + dy)
-            if other in self._changes:
-                alone = {other: self._changes[other]}
-                if self._area(changes | alone) <= self._area(changes) + self._area(alone):
-                    changes |= alone
+            if other not in self._changes:
+                continue
+            alone = {other: self._changes[other]}
+            joined = changes | alone
+            if self._area(joined) > self._area(changes) + self._area(alone):
+                continue
+            if int(self._inside(joined, means, self._config.halo).sum()) <= self._config.max_gaussians:
+                changes = joined
         return changes
 
     def _area(self, changes: dict[tuple[int, int], Change]) -> float:
         """What is read for changes encoded together, square metres."""
         (left, front), (right, back) = _box(changes)
-        around = 2 * (_MARGIN + 1) * self._config.halo
+        around = 2 * (self._margin + self._config.halo)
         return (right - left + around) * (back - front + around)
 
     def _region(self, changes: dict[tuple[int, int], Change], means: Tensor) -> Region:
-        plane, halo = means[:, :2], self._config.halo
+        context = self._inside(changes, means, self._config.halo).nonzero().squeeze(1)
+        owned = self._inside(changes, means[context], 0.0)
         low, high = means.new_tensor(_box(changes))
-        low, high = low - _MARGIN * halo - _ROUNDING, high + _MARGIN * halo + _ROUNDING
-        context = ((plane >= low - halo) & (plane <= high + halo)).all(dim=1).nonzero().squeeze(1)
-        owned = ((plane[context] >= low) & (plane[context] <= high)).all(dim=1)
-        return Region(context, owned, changes, torch.stack((low, high)))
+        return Region(context, owned, changes, torch.stack((low - self._margin, high + self._margin)))
+
+    @property
+    def _margin(self) -> float:
+        """Metres around changes in which features are made anew."""
+        return _MARGIN * self._config.halo + _ROUNDING
+
+    def _inside(self, changes: dict[tuple[int, int], Change], means: Tensor, halo: float) -> Tensor:
+        """Which Gaussians are encoded for some changes, or lie so many metres around, bool [N]."""
+        low, high = means.new_tensor(_box(changes))
+        plane, around = means[:, :2], self._margin + halo
+        return ((plane >= low - around) & (plane <= high + around)).all(dim=1)
 
 
 def _box(changes: dict[tuple[int, int], Change]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -93,6 +93,13 @@ def test_what_is_far_from_a_change_is_not_encoded_again(monkeypatch: pytest.Monk
     assert not torch.equal(features[~far], before.features[~far])
 
 
+@pytest.mark.parametrize("raised", [-0.5, -0.06, 0.0, 0.3])
+def test_the_height_of_a_floor_in_the_world_does_not_matter(mapped: Pipeline, raised: float) -> None:
+    scene = rooms(6_000, (0.03, 0.03, 1.0 * 0.06), 0.06)
+    moved = dataclasses.replace(scene, means=scene.means + torch.tensor([0.0, 0.0, raised]))
+    torch.testing.assert_close(mapped.describe(moved), mapped.describe(scene), atol=4e-3, rtol=0)
+
+
 def test_encode_step_has_nothing_to_do_without_changes(mapped: Pipeline) -> None:
     assert mapped.encode_step() is None
 

@@ -138,7 +138,8 @@ def add_norm(
     first = inner or outer
     _add_norm_kernel[(triton.cdiv(count, rows),)](
         x, branch.contiguous(), branch if places is None else places, total, normed, first.weight, first.bias,
-        outer.weight, outer.bias, count, width, first.eps, outer.eps, inner is not None, places is not None, rows, padded,
+        outer.weight, outer.bias, count, width, first.eps, outer.eps, inner is not None, places is not None,
+        rows, padded,
     )  # fmt: skip
     return total, normed
 
