@@ -69,6 +69,7 @@ class Level:
         scenes: how many there are; this and the next are numbers of the host, so that no pass waits for a GPU to say.
         extent: cells along each axis that hold all voxels.
         codes: places along Morton's curve, the scene in front, ascending, int64 [N].
+        code_depth: bits an axis of these; one less than at the finer stage, and perhaps less than the extent takes.
         order: the voxel at each of these places [N]; None where voxels are in that order, as they are from stage 1 on.
         conv_cache: what the sparse convolution derives from the grid once for all blocks.
     """
@@ -80,6 +81,7 @@ class Level:
     scenes: int
     extent: tuple[int, int, int]
     codes: Tensor
+    code_depth: int
     order: Tensor | None
     conv_cache: dict[str, object] = field(default_factory=dict)
 
@@ -113,7 +115,8 @@ def build_hierarchy(grid: Tensor, offset: Tensor, curves: Sequence[Sequence[int]
         extents.append(tuple((cells + 1) // 2 for cells in extents[-1]))
 
     batch = _scene_of_voxel(ends, grid.device)
-    codes, order = torch.sort(encode(grid, batch, grid_depth(extents[0]), ORDERS[_MORTON]))
+    depth = grid_depth(extents[0])
+    codes, order = torch.sort(encode(grid, batch, depth, ORDERS[_MORTON]))
     cells, sizes = _count_cells(codes, ends, len(curves))
     bare: list[Level] = []
     cell_of_finer: Tensor | None = None
@@ -124,7 +127,8 @@ def build_hierarchy(grid: Tensor, offset: Tensor, curves: Sequence[Sequence[int]
             codes = codes.new_empty(sum(sizes[stage])).scatter_(0, finer, codes >> 3)
             grid = _gather_coarser(grid, cell_of_finer, len(codes))
             batch = batch.new_empty(len(codes)).scatter_(0, cell_of_finer, batch)
-        bare.append(Level(grid, batch, cell_of_finer, [], len(ends), extent, codes, None if stage else order))
+        along = None if stage else order
+        bare.append(Level(grid, batch, cell_of_finer, [], len(ends), extent, codes, depth - stage, along))
     return _with_patches(bare, sizes, curves, patch_size)
 
 

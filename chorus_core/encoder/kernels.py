@@ -13,8 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from chorus_core.encoder.serialization import grid_depth
-
 _LANES = 1024  # voxels of a program
 _VOXELS = 64  # of a block of a convolution
 _ROWS, _COLUMNS = 64, 64  # block of a hidden layer; larger ones leave too few in flight
@@ -255,19 +253,21 @@ def _neighbour_kernel(
     tl.store(table + (26 - cell) * count + other, voxel.to(tl.int32), here)
 
 
-def neighbour_table(grid: Tensor, codes: Tensor, order: Tensor | None, extent: tuple[int, int, int]) -> Tensor:
+def neighbour_table(
+    grid: Tensor, codes: Tensor, depth: int, order: Tensor | None, extent: tuple[int, int, int]
+) -> Tensor:
     """For each cell of a 3 x 3 x 3 kernel the voxel there, seen from each voxel, or -1, int32 [27, N].
 
     Args:
         grid: int64 [N, 3].
-        codes: of a :class:`~chorus_core.encoder.hierarchy.Level`, as are the order and the extent.
+        codes: of a :class:`~chorus_core.encoder.hierarchy.Level`, as are their depth, the order and the extent.
     """
     count = len(grid)
     table = torch.full((27, count), -1, dtype=torch.int32, device=grid.device)
     torch.arange(count, dtype=torch.int32, device=grid.device, out=table[13])
     programs = (triton.cdiv(count, _LANES // 4), 13)
     _neighbour_kernel[programs](
-        grid, codes, codes if order is None else order, table, count, grid_depth(extent), *extent,
+        grid, codes, codes if order is None else order, table, count, depth, *extent,
         count.bit_length() + 1, order is not None, _LANES // 4,
     )  # fmt: skip
     return table

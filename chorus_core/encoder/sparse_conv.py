@@ -68,7 +68,9 @@ class PackedConv3d(nn.Module):
             # A voxel is read by a dozen others: convert it first, unless the launch takes longer than that.
             x = x.to(self.cells.dtype) if len(x) > _SMALL else x
             if "table" not in level.conv_cache:
-                level.conv_cache["table"] = kernels.neighbour_table(level.grid, level.codes, level.order, level.extent)
+                level.conv_cache["table"] = kernels.neighbour_table(
+                    level.grid, level.codes, level.code_depth, level.order, level.extent
+                )
             return kernels.convolve(x, self.cells, self.bias, level.conv_cache["table"])
         return convolve_torch(x.to(self.cells.dtype), self.cells, level).add_(self.bias)
 

@@ -126,6 +126,24 @@ def test_the_kernel_does_not_wrap_at_the_ends_of_the_grid() -> None:
 
 
 @needs_cuda
+@pytest.mark.parametrize("extent", [15, 16, 31])
+def test_the_kernel_on_coarser_levels_of_several_scenes(extent: int) -> None:
+    """An extent of 15 takes four bits, and so does its half of 8, whose codes have three."""
+    first = random_level(3, sizes=(900, 700, 800), extent=extent)
+    levels, there = (
+        build_hierarchy(grid, torch.tensor([900, 1600, 2400]), [(), (), ()], 8)
+        for grid in (first.grid, first.grid.cuda())
+    )
+    torch.manual_seed(0)
+    conv = PackedConv3d(torch.randn(16, 3, 3, 3, 16) / 9, torch.randn(16))
+    for level, on_gpu in zip(levels, there, strict=True):
+        x = torch.randn(len(level), 16)
+        with torch.inference_mode():
+            expected = conv.cpu()(x, level)
+            assert torch.allclose(conv.cuda()(x.cuda(), on_gpu).cpu(), expected, atol=1e-4)
+
+
+@needs_cuda
 def test_the_kernel_in_bfloat16() -> None:
     level = random_level(0, sizes=(1200, 900), extent=20)
     there = level_of(level.grid.cuda(), 1200, 900)
