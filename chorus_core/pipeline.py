@@ -98,6 +98,7 @@ class Pipeline:
     either. On a GPU all three share the device's default stream.
 
     Raises (at construction):
+        ConfigError: ``encoder.memory_gib`` is less than the model takes.
         CheckpointError: the encoder's checkpoint is missing, damaged or unfit.
         TextSideError: the checkpoint's features are not those of its texts.
         VocabularyError: the vocabulary cannot be read.
@@ -110,6 +111,7 @@ class Pipeline:
         self.encoder = ChorusEncoder.from_pretrained(
             self.config.encoder.checkpoint, choose_device(self.config.encoder.device)
         )
+        self._check_memory()
         text = TextSide.of(self.encoder)
         vocabulary = load_vocabulary(self.config.semantics.vocabulary)
         self.map = GaussianMap(self.config.map, self.device)
@@ -120,6 +122,15 @@ class Pipeline:
         self._begin_counting()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def _check_memory(self) -> None:
+        """Say at once what every encode would fail with."""
+        budget = self.config.encoder.memory_gib
+        try:
+            if budget:
+                self.encoder.plan(budget, self.config.encoder.min_gaussians, {None: None})
+        except ValueError as error:
+            raise ConfigError(f"encoder.memory_gib = {budget:g}: {error}") from error
 
     # ---- a frame's way ----------------------------------------------------------------------------------------
 

@@ -132,7 +132,9 @@ def watch(questioner: Questioner, node: subprocess.Popen, player: subprocess.Pop
             now = time.monotonic()
             if settled_since is None or status.encodes != encodes:
                 settled_since, encodes = now, status.encodes
-            quiet = max(4.0, 3.0 * status.last_encode_seconds)
+            # What is not encoded yet is on its way, unless it was carved since; a busy machine takes its time.
+            patience = 3.0 if status.encoded > 0.999 else 10.0
+            quiet = max(4.0, patience * status.last_encode_seconds)
             if status.encodes and now - settled_since > quiet:
                 return
             if now - settled_since > _SETTLE_SECONDS:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.building import rooms
-from chorus_core.config import Config, parse
+from chorus_core.config import Config, ConfigError, parse
 from chorus_core.encoder import CheckpointError
 from chorus_core.encoder.checkpoint import write_model
 from chorus_core.encoder.model import ChorusModel, ModelConfig
@@ -98,6 +98,11 @@ def test_the_height_of_a_floor_in_the_world_does_not_matter(mapped: Pipeline, ra
     scene = rooms(6_000, (0.03, 0.03, 1.0 * 0.06), 0.06)
     moved = dataclasses.replace(scene, means=scene.means + torch.tensor([0.0, 0.0, raised]))
     torch.testing.assert_close(mapped.describe(moved), mapped.describe(scene), atol=4e-3, rtol=0)
+
+
+def test_a_budget_that_the_model_exceeds_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"encoder.memory_gib = 0.01: memory of 0.01 GiB: expected at least 0\.\d\d"):
+        Pipeline(parse(Config, OPTIONS | {"encoder.memory_gib": 0.01}))
 
 
 def test_encode_step_has_nothing_to_do_without_changes(mapped: Pipeline) -> None:

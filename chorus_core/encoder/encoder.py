@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -10,16 +11,15 @@ import torch
 from torch import Tensor
 
 from chorus_core.encoder.checkpoint import read_model
+from chorus_core.encoder.fragments import mean_of_fragments
 from chorus_core.encoder.hierarchy import Level
 from chorus_core.encoder.inference import InferenceModel, default_precision
 from chorus_core.encoder.inputs import (
     POINT_CHANNELS,
-    Voxels,
     gaussian_channels,
     grid_origin,
     mean_channels,
     point_channels,
-    rank_in_voxel,
     shortest_axes,
     voxelize,
 )
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 
 PerVoxel = Literal["first", "mean", "fragments"]
 """What the encoder reads where several Gaussians or points share a voxel: the most opaque Gaussian or the first point;
-their mean, Gaussians weighed by opacity; or one after the other in up to :data:`FRAGMENTS` passes, as upstream does,
-each keeping what it was given itself."""
-
-FRAGMENTS = 8
+their mean, Gaussians weighed by opacity; or one after the other in several passes, as upstream does, see
+:mod:`chorus_core.encoder.fragments`."""
 
 Outputs = Mapping[str | None, Tensor | None]
 """Heads to read, None for the upcast features, each with an orthonormal basis [d_t, d] that its features are stored
@@ -196,17 +194,15 @@ class ChorusEncoder:
         config, count = self.model.config, len(points)
         if channels.shape[1] != config.in_channels:
             raise ValueError(f"input has {channels.shape[1]} channels, the model reads {config.in_channels}")
-        widths = {head: self.width(head) if basis is None else basis.shape[1] for head, basis in outputs.items()}
-        plan = PassPlan(max_points, self.head_rows)
-        if memory_gib:
-            value = self.inference.precision.itemsize
-            plan = plan_pass(memory_gib, config, count, widths.values(), value, self.head_rows)
+        widths = self._widths(outputs)
+        plan = self.plan(memory_gib, count, outputs) if memory_gib else PassPlan(max_points, self.head_rows)
         size = grid_size or config.grid_size
         if origin is None and count:
             origin = grid_origin(points, size)
         row_of = torch.arange(count, device=self.device) if asked is None else asked.cumsum(0) - 1
         rows = count if asked is None else int(asked.sum())
         out = {head: torch.empty((rows, d), dtype=torch.float16, device=self.device) for head, d in widths.items()}
+        read = partial(self._pass, head_rows=plan.head_rows)
         for region, owned in tiles(points, min(max_points, plan.voxels), halo):
             if asked is not None:
                 owned = owned & asked[region]
@@ -215,22 +211,28 @@ class ChorusEncoder:
             weights = None if priority is None else priority[region]
             voxels = voxelize(points[region], channels[region], size, weights, origin)
             levels = config.hierarchy(voxels.grid, torch.tensor([len(voxels.grid)]))
+            filled = row_of[region[owned]]
             if per_voxel == "fragments":
-                for head, found in self._fragments(
-                    voxels, levels, channels[region], weights, outputs, plan.head_rows
-                ).items():
-                    out[head][row_of[region[owned]]] = found[owned]
+                blank = {head: self.width(head) for head in outputs}
+                found = mean_of_fragments(read, voxels, levels, channels[region], weights, blank)
+                for head, basis in outputs.items():
+                    out[head][filled] = self._stored(found[head][owned], head, basis)
                 continue
             feat = voxels.feat if per_voxel == "first" else mean_channels(channels[region], voxels, weights)
-            self._pass(
-                feat,
-                levels,
-                Placement(voxels.voxel_of_point[owned], row_of[region[owned]]),
-                outputs,
-                out,
-                plan.head_rows,
-            )
+            read(feat, levels, Placement(voxels.voxel_of_point[owned], filled), outputs, out)
         return out
+
+    def plan(self, memory_gib: float, points: int, outputs: Outputs) -> PassPlan:
+        """The largest passes over a scene of so many points that keep to a budget.
+
+        Raises:
+            ValueError: the budget is too small for any.
+        """
+        value = self.inference.precision.itemsize
+        return plan_pass(memory_gib, self.model.config, points, self._widths(outputs).values(), value, self.head_rows)
+
+    def _widths(self, outputs: Outputs) -> dict[str | None, int]:
+        return {head: self.width(head) if basis is None else basis.shape[1] for head, basis in outputs.items()}
 
     def _pass(
         self,
@@ -249,52 +251,8 @@ class ChorusEncoder:
             for head, (values, length) in found.items():
                 place(out[head], part.rows, values, part.chosen, length)
 
-    def _fragments(
-        self,
-        voxels: Voxels,
-        levels: list[Level],
-        channels: Tensor,
-        weights: Tensor | None,
-        outputs: Outputs,
-        head_rows: int,
-    ) -> dict[str | None, Tensor]:
-        """Features of each point, the mean over the passes in which it stood for its voxel [N, d].
-
-        Points that never did, as their voxel holds more than there are passes, take the mean over all passes.
-        """
-        at = voxels.voxel_of_point
-        rank, counts = rank_in_voxel(at, weights), torch.bincount(at)
-        passes = min(FRAGMENTS, int(counts.max()))
-        times = channels.new_zeros(len(at))
-        own, whole = (
-            {head: channels.new_zeros((count, self.width(head))) for head in outputs}
-            for count in (len(at), len(counts))
-        )
-        everything = torch.arange(len(counts), device=at.device)
-        found = {head: torch.empty_like(total, dtype=torch.float16) for head, total in whole.items()}
-        for number in range(passes):
-            chosen = (rank == number % counts[at]).nonzero().squeeze(1)
-            stands = torch.empty_like(counts)
-            stands[at[chosen]] = chosen
-            heads = dict.fromkeys(outputs)
-            self._pass(channels[stands], levels, Placement(everything, everything), heads, found, head_rows)
-            for head, features in found.items():
-                own[head][stands] += features
-                whole[head] += features
-            times[stands] += 1
-        never = times == 0
-        times[never] = float(passes)
-        return {
-            head: self._finish(head, own[head], whole[head][at[never]], never, times, basis)
-            for head, basis in outputs.items()
-        }
-
-    def _finish(
-        self, head: str | None, own: Tensor, shared: Tensor, never: Tensor, times: Tensor, basis: Tensor | None
-    ) -> Tensor:
-        """Sums over passes as means, of unit length where the head's features are, in the basis [N, d]."""
-        own[never] = shared
-        mean = own / times[:, None]
+    def _stored(self, mean: Tensor, head: str | None, basis: Tensor | None) -> Tensor:
+        """Means over passes [N, D] as features are stored: of unit length where the head's are, in the basis [N, d]."""
         if head is not None and head not in self.model.config.raw_heads:
             mean = torch.nn.functional.normalize(mean, dim=1)
         return (mean if basis is None else mean @ basis.float()).half()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
-from chorus_core.encoder.encoder import FRAGMENTS
+from chorus_core.encoder.fragments import FRAGMENTS
 from chorus_core.encoder.inputs import (
     ALIGNMENT,
     gaussian_channels,
