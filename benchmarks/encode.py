@@ -80,7 +80,7 @@ def measure_encode(
 
 def measure_smoothing(count: int, scene: Gaussians, device: torch.device, times: int) -> float:
     """Seconds to smooth features of the shipped model's width over a scene."""
-    features = torch.randn((count, 96), device=device).half()
+    features = torch.randn((count, 160), device=device).half()
     points, rounds = scene.means.to(device), EncoderConfig().smoothing
     return float(np.median(repeat(lambda: smooth(features, points, VOXEL, rounds), device, 1, times))) / 1e3
 

@@ -108,7 +108,7 @@ def measure_text(times: int) -> list[dict[str, Any]] | str:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--gaussians", type=int, default=1_000_000)
-    options.add_argument("--dim", type=int, default=96, help="of the stored features; the shipped model's by default")
+    options.add_argument("--dim", type=int, default=160, help="of the stored features; the shipped model's by default")
     options.add_argument("--repeat", type=int, default=200, help="measured calls")
     a = options.parse_args(arguments)
     device = torch.device(a.device)

@@ -197,8 +197,8 @@ class Pipeline:
         features = self.encoder.encode(
             gaussians, self.semantics.text.head, self.encoder.basis.get("basis"), grid_size=size,
             max_points=options.max_gaussians, memory_gib=options.memory_gib, halo=options.halo,
-            per_voxel=options.per_voxel, origin=origin.to(self.encoder.device),
-            asked=None if asked is None else asked.to(self.encoder.device),
+            per_voxel=options.per_voxel, origin=origin,
+            asked=asked,
         )  # fmt: skip
         means = gaussians.means if asked is None else gaussians.means[asked]
         return smooth(features, means, size, options.smoothing)

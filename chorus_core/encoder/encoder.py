@@ -90,7 +90,7 @@ class ChorusEncoder:
         precision: torch.dtype | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.model = model.eval()
+        self.model = model
         self.description = description or {}
         self.basis = {name: tensor.to(self.device) for name, tensor in (basis or {}).items()}
         self.inference = InferenceModel(model, self.device, precision or default_precision(self.device))
@@ -104,7 +104,7 @@ class ChorusEncoder:
             CheckpointError: missing, damaged, or of another architecture (the keys are named).
         """
         model, description, basis = read_model(name_or_path)
-        return cls(model, description, basis, device)
+        return cls(model.eval(), description, basis, device)
 
     def width(self, head: str | None = "lang") -> int:
         """Dimensions of a head's features; of the upcast ones for None.
@@ -194,14 +194,19 @@ class ChorusEncoder:
         config, count = self.model.config, len(points)
         if channels.shape[1] != config.in_channels:
             raise ValueError(f"input has {channels.shape[1]} channels, the model reads {config.in_channels}")
-        widths = self._widths(outputs)
-        plan = self.plan(memory_gib, count, outputs) if memory_gib else PassPlan(max_points, self.head_rows)
+        outputs = {head: None if basis is None else basis.to(self.device) for head, basis in outputs.items()}
+        plan = PassPlan(max_points, self.head_rows)
+        if memory_gib:
+            plan = self.plan(memory_gib, count, outputs, per_voxel)
         size = grid_size or config.grid_size
         if origin is None and count:
             origin = grid_origin(points, size)
+        origin = None if origin is None else origin.to(self.device)
+        asked = None if asked is None else asked.to(self.device)
         row_of = torch.arange(count, device=self.device) if asked is None else asked.cumsum(0) - 1
         rows = count if asked is None else int(asked.sum())
-        out = {head: torch.empty((rows, d), dtype=torch.float16, device=self.device) for head, d in widths.items()}
+        widths = self._widths(outputs).items()
+        out = {head: torch.empty((rows, d), dtype=torch.float16, device=self.device) for head, d in widths}
         read = partial(self._pass, head_rows=plan.head_rows)
         for region, owned in tiles(points, min(max_points, plan.voxels), halo):
             if asked is not None:
@@ -222,14 +227,17 @@ class ChorusEncoder:
             read(feat, levels, Placement(voxels.voxel_of_point[owned], filled), outputs, out)
         return out
 
-    def plan(self, memory_gib: float, points: int, outputs: Outputs) -> PassPlan:
+    def plan(self, memory_gib: float, points: int, outputs: Outputs, per_voxel: PerVoxel = "first") -> PassPlan:
         """The largest passes over a scene of so many points that keep to a budget.
 
         Raises:
             ValueError: the budget is too small for any.
         """
-        value = self.inference.precision.itemsize
-        return plan_pass(memory_gib, self.model.config, points, self._widths(outputs).values(), value, self.head_rows)
+        kept = sum(self.width(head) for head in outputs) if per_voxel == "fragments" else 0
+        return plan_pass(
+            memory_gib, self.model.config, points, self._widths(outputs).values(),
+            self.inference.precision.itemsize, self.head_rows, kept,
+        )  # fmt: skip
 
     def _widths(self, outputs: Outputs) -> dict[str | None, int]:
         return {head: self.width(head) if basis is None else basis.shape[1] for head, basis in outputs.items()}

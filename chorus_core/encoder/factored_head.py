@@ -118,8 +118,8 @@ class FactoredHead(nn.Module):
         self.register_buffer("own", nn.functional.pad(own, (0, self.inner - own.shape[1])).to(dtype))
         self.register_buffer("bias", (first.weight @ norm.bias + first.bias).detach().clone())
         self.coarse = nn.ParameterList([nn.Parameter(w.to(dtype).clone(), requires_grad=False) for w in gained[1:]])
-        self.register_buffer("last_weight", last.weight.detach().to(dtype))
-        self.register_buffer("last_bias", last.bias.detach().to(dtype))
+        self.register_buffer("last_weight", last.weight.detach().to(dtype, copy=True))
+        self.register_buffer("last_bias", last.bias.detach().to(dtype, copy=True))
 
     def forward(self, part: Part) -> Tensor:
         """The teacher's features of some voxels [R, d_t], not normalised."""

@@ -71,7 +71,7 @@ class InferenceModel:
         """Teachers' features of some voxels after others, in a basis where there is one.
 
         Args:
-            pyramid: of :meth:`read`.
+            pyramid: of :meth:`read`, over voxels that follow Morton's curve, as ``voxelize`` leaves them.
             voxels: parts of R voxels each.
             bases: heads, None for the upcast features, and orthonormal columns [d_t, d] or None for each.
         """

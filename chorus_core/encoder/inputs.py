@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chorus_core.encoder.serialization import morton
+from chorus_core.encoder.serialization import grid_depth, morton
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping.geometry import rotations_from_quats
 
@@ -58,6 +58,8 @@ def point_channels(points: Tensor, colors: Tensor, normals: Tensor) -> Tensor:
         colors: in [0, 1] [N, 3].
         normals: [N, 3].
     """
+    if not len(points):
+        return points.new_zeros((0, POINT_CHANNELS))
     low, high = points.amin(dim=0), points.amax(dim=0)
     centre = torch.stack(((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]))
     return torch.cat((points - centre, colors * 2.0 - 1.0, torch.nn.functional.normalize(normals, dim=1)), dim=1)
@@ -87,12 +89,17 @@ def voxelize(
         priority: larger wins [N].
         origin: lowest cell of the scene that these points are a part of [3]. Coordinates then begin at a multiple of
             :data:`ALIGNMENT` from there, so that voxels are pooled with those that they are pooled with in the whole.
+
+    Raises:
+        ValueError: points lie more than 65,535 voxels apart.
     """
     grid = torch.floor(points / grid_size).long()
     low = grid.amin(dim=0)
     if origin is not None:
         low = origin + (low - origin) // ALIGNMENT * ALIGNMENT
     grid = grid - low
+    if len(grid):
+        grid_depth([int(grid.max()) + 1])
     occupied, voxel_of_point = torch.unique(morton(grid), return_inverse=True)
     numbers = torch.arange(points.shape[0], device=points.device)
     if len(occupied) == len(points):  # one in each, as in a map of the same grid

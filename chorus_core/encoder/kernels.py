@@ -278,8 +278,8 @@ def _convolve_kernel(
     x, weight, bias, table, out, count, width_in, width_out,
     rows: tl.constexpr, columns: tl.constexpr, inner: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(1).to(tl.int64) * rows + tl.arange(0, rows)
-    column = tl.program_id(0) * columns + tl.arange(0, columns)
+    row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)  # the other axis ends at 65,535 programs
+    column = tl.program_id(1) * columns + tl.arange(0, columns)
     has_row, has_column = row < count, column < width_out
     total = tl.zeros((rows, columns), tl.float32)
     for cell in range(27):
@@ -312,7 +312,7 @@ def convolve(x: Tensor, cells: Tensor, bias: Tensor, table: Tensor) -> Tensor:
     out = cells.new_empty((count, width_out))
     columns = min(max(triton.next_power_of_2(width_out), 16), 128 if width_out % 128 == 0 else 64)
     inner = min(max(triton.next_power_of_2(width_in), 16), 64)
-    programs = (triton.cdiv(width_out, columns), triton.cdiv(count, _VOXELS))
+    programs = (triton.cdiv(count, _VOXELS), triton.cdiv(width_out, columns))
     _convolve_kernel[programs](
         x.contiguous(), cells, bias, table, out, count, width_in, width_out, _VOXELS, columns, inner
     )

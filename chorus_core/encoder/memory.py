@@ -7,6 +7,7 @@ measures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -29,9 +30,15 @@ class PassPlan(NamedTuple):
 
 
 def plan_pass(
-    budget: float, config: ModelConfig, points: int, widths: Iterable[int], bytes_per_value: int, head_rows: int
+    budget: float,
+    config: ModelConfig,
+    points: int,
+    widths: Iterable[int],
+    bytes_per_value: int,
+    head_rows: int,
+    kept_width: int = 0,
 ) -> PassPlan:
-    """The largest passes that keep an encode under ``budget``.
+    """The largest passes that keep an encode under ``budget``. A larger budget never makes smaller ones.
 
     Args:
         budget: GiB for everything that an encode allocates: weights, output, and what a pass needs.
@@ -39,22 +46,28 @@ def plan_pass(
         points: Gaussians or points of the whole scene.
         widths: of the outputs of each of them.
         bytes_per_value: of products: 2 in half precision, 4 in single.
-        head_rows: most voxels of a slice of a head; fewer where it would take more than a quarter of the budget.
+        head_rows: most voxels of a slice of a head; fewer where that leaves room for more voxels of a pass.
+        kept_width: of features that are summed over passes, see :mod:`chorus_core.encoder.fragments`.
 
     Raises:
         ValueError: the budget does not even hold the output and a small pass.
     """
-    while head_rows > _LEAST_ROWS and slice_bytes(config, bytes_per_value, head_rows) > budget * GIB / 4:
-        head_rows //= 2
     fixed = points * (2 * sum(widths) + 4 * config.in_channels + 64) + weight_bytes(config, bytes_per_value)
-    stage, output = stage_bytes(config, bytes_per_value), output_bytes(config)
-    head = slice_bytes(config, bytes_per_value, head_rows)
+    kept = kept_width * (4 + 4 + 2 + 4)  # of the points, of the voxels, of a pass, and the quotient
+    stage, output = stage_bytes(config, bytes_per_value) + kept, output_bytes(config) + kept
     room = budget * GIB / _SLACK - fixed
-    voxels, least = int(min(room / stage, (room - head) / output)), min(points, 4 * config.patch_size)
-    if voxels < least:
+    plans = []
+    while not plans or head_rows > _LEAST_ROWS:
+        head_rows = head_rows if not plans else head_rows // 2
+        head = slice_bytes(config, bytes_per_value, head_rows)
+        plans.append(PassPlan(int(min(room / stage, (room - head) / output)), head_rows))
+    best = max(plans, key=lambda plan: (min(plan.voxels, points), plan.head_rows))
+    least = min(points, 4 * config.patch_size)
+    if best.voxels < least:
         needed = _SLACK * (fixed + max(least * stage, least * output + head)) / GIB
-        raise ValueError(f"memory of {budget:g} GiB: expected at least {needed:.2f} for {points} Gaussians")
-    return PassPlan(voxels, head_rows)
+        advice = f"expected at least {math.ceil(100 * needed) / 100:.2f} for {points} Gaussians"
+        raise ValueError(f"memory of {budget:g} GiB: {advice}")
+    return best
 
 
 def stage_bytes(config: ModelConfig, bytes_per_value: int) -> float:
@@ -70,10 +83,12 @@ def output_bytes(config: ModelConfig) -> float:
 
 
 def slice_bytes(config: ModelConfig, bytes_per_value: int, rows: int) -> float:
-    """Bytes of a slice of the widest head: hidden layer, its coarser share, and the features three times over."""
+    """Bytes of a slice of the widest head: hidden layer (twice where no kernel makes it), its coarser share, and the
+    features three times over."""
     hidden = config.head_ratio * config.feature_dim
     widest = max(config.heads.values(), default=0)
-    return rows * (hidden * bytes_per_value * 1.6 + widest * (2 * bytes_per_value + 4 + 2))
+    layers = 1.6 if bytes_per_value == 2 else 2.6
+    return rows * (hidden * bytes_per_value * layers + widest * (2 * bytes_per_value + 4 + 2))
 
 
 def weight_bytes(config: ModelConfig, bytes_per_value: int) -> float:

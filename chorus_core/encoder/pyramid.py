@@ -59,7 +59,8 @@ class Pyramid:
             yield value.index_select(0, at)
 
     def cut(self, voxels: Tensor, size: int) -> list[Rows]:
-        """Some of the finest voxels, ascending [R], in equal parts of at most ``size``. The host waits once."""
+        """Some of the finest voxels, ascending [R], in equal parts of at most ``size``. The finest voxels must
+        follow Morton's curve. The host waits once."""
         parts = list(voxels.split(part_size(len(voxels), size))) if len(voxels) else []
         if not parts or not self.cells:
             return [Rows(part, []) for part in parts]

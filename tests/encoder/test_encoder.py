@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+import chorus_core.encoder.encoder as encoder_module
 from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
 from chorus_core.encoder.fragments import FRAGMENTS
 from chorus_core.encoder.inputs import (
@@ -193,20 +197,66 @@ def test_several_heads_in_one_pass_and_in_a_basis() -> None:
     assert float((plain.norm(dim=1) - 1).abs().max()) > 0.1, "raw heads are not normalised"
 
 
-def test_a_memory_budget_makes_tiles(encoder: ChorusEncoder) -> None:
+@pytest.mark.parametrize("per_voxel", ["first", "fragments"])
+def test_a_memory_budget_makes_tiles(encoder: ChorusEncoder, per_voxel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     g = make_scene(3000, extent=6.0)
-    whole = encoder.encode(g, grid_size=0.1)
-    assert torch.equal(encoder.encode(g, grid_size=0.1, memory_gib=4.0), whole)
-    assert torch.equal(encoder.encode(g, grid_size=0.1, memory_gib=0.0), whole), "no limit"
+    read: list[int] = []
+
+    def counted(points: torch.Tensor, most: int, halo: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for region, owned in tiles(points, most, halo):
+            read.append(len(region))
+            yield region, owned
+
+    monkeypatch.setattr(encoder_module, "tiles", counted)
+    how = {"grid_size": 0.1, "per_voxel": per_voxel, "halo": 0.2}
+    whole = encoder.encode(g, **how)
+    assert torch.equal(encoder.encode(g, memory_gib=4.0, **how), whole)
+    assert torch.equal(encoder.encode(g, memory_gib=0.0, **how), whole), "no limit"
+    assert read == [3000] * 3
+    read.clear()
+    budget = next(b / 1e4 for b in range(1, 10_000) if _fits(encoder, b / 1e4, per_voxel) > 1000)
+    tiled = encoder.encode(g, memory_gib=budget, **how)
+    assert len(read) > 1 and max(read) <= encoder.plan(budget, 3000, {"lang": None}, per_voxel).voxels < 3000
+    assert torch.nn.functional.cosine_similarity(tiled.float(), whole.float()).median() > 0.9
     with pytest.raises(ValueError, match=r"memory of 0\.001 GiB: expected at least 0\.\d+ for 3000 Gaussians"):
         encoder.encode(g, grid_size=0.1, memory_gib=0.001)
 
 
+def _fits(encoder: ChorusEncoder, budget: float, per_voxel: str) -> int:
+    """Voxels of a pass within a budget, 0 where there is no room at all."""
+    try:
+        return encoder.plan(budget, 3000, {"lang": None}, per_voxel).voxels
+    except ValueError:
+        return 0
+
+
+@pytest.mark.parametrize("channels", [11, 9])
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_hardly_anything_to_encode(encoder: ChorusEncoder, count: int) -> None:
+def test_hardly_anything_to_encode(count: int, channels: int) -> None:
+    encoder = ChorusEncoder(ChorusModel(ModelConfig.from_dict({**TINY.to_dict(), "in_channels": channels})))
     features = encoder.encode(make_scene(5)[:count])
     assert features.shape == (count, 12)
     assert torch.isfinite(features).all()
+
+
+def test_points_too_far_apart_for_the_curves_are_refused(encoder: ChorusEncoder) -> None:
+    """They would fall into the voxels of others."""
+    g = make_scene(2)
+    far = dataclasses.replace(g, means=torch.tensor([[0.01, 0.0, 0.0], [65_536 * 0.02 + 0.01, 0.0, 0.0]]))
+    with pytest.raises(ValueError, match="grid coordinate 65536 needs 17 bits an axis"):
+        encoder.encode(far)
+
+
+def test_a_later_change_of_the_model_does_not_show() -> None:
+    torch.manual_seed(0)
+    model, g = ChorusModel(TINY).train(), make_scene(300)
+    encoder = ChorusEncoder(model)
+    before = encoder.encode(g)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(encoder.encode(g), before)
+    assert model.training
 
 
 def test_wrong_inputs_are_named(encoder: ChorusEncoder) -> None:

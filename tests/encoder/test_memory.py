@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.building import rooms
 from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
@@ -15,8 +17,25 @@ RELEASE = ModelConfig()
 def test_more_memory_holds_more_voxels_and_wider_outputs_leave_less() -> None:
     plans = [plan_pass(gib, RELEASE, 1_000_000, [128, 128], 2, 32_768) for gib in (2.0, 6.0, 12.0)]
     assert plans[0].voxels < plans[1].voxels < plans[2].voxels
-    assert plans[0].head_rows < plans[1].head_rows == plans[2].head_rows == 32_768
+    assert plans[1].head_rows == plans[2].head_rows == 32_768
     assert plan_pass(6.0, RELEASE, 1_000_000, [1152, 1024], 2, 32_768).voxels < plans[1].voxels
+
+
+@given(st.floats(0.05, 30.0), st.floats(1.0, 2.0), st.integers(1, 3_000_000))
+def test_a_larger_budget_never_makes_smaller_passes(budget: float, factor: float, points: int) -> None:
+    try:
+        small = plan_pass(budget, RELEASE, points, [128], 2, 65_536)
+    except ValueError as error:
+        advised = float(str(error).split("at least ")[1].split()[0])
+        plan_pass(advised, RELEASE, points, [128], 2, 65_536)  # the advice holds
+        return
+    large = plan_pass(budget * factor, RELEASE, points, [128], 2, 65_536)
+    assert min(large.voxels, points) >= min(small.voxels, points)
+
+
+def test_sums_over_passes_take_room() -> None:
+    plain = plan_pass(6.0, RELEASE, 1_000_000, [1152], 2, 32_768)
+    assert plan_pass(6.0, RELEASE, 1_000_000, [1152], 2, 32_768, kept_width=1152).voxels < plain.voxels / 3
 
 
 def test_weights_are_those_of_the_model() -> None:
