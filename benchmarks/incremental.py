@@ -1,8 +1,9 @@
 """``python -m benchmarks.incremental``: what it costs to encode a large map again when a part of it changed.
 
 A share of the map, the Gaussians nearest to a place in plan, takes other colours. Compared are the whole map in one go,
-the whole map region by region, as the node goes over it when everything changed, and the regions that the node encodes after
-this change; without the node's copy of the map, its smoothing and its labels. With the cosine between features after the change and those of a new encode of everything.
+the whole map region by region, as the node goes over it when everything changed, and the regions that the node encodes
+after this change; all without the node's copy of the map, its smoothing and its labels. Beside them stands the cosine
+between features after the change and those of a new encode of everything.
 """
 
 from __future__ import annotations
