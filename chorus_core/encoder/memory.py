@@ -38,7 +38,7 @@ def plan_pass(
     head_rows: int,
     kept_width: int = 0,
 ) -> PassPlan:
-    """The largest passes that keep an encode under ``budget``. A larger budget never makes smaller ones.
+    """The largest passes that keep an encode under ``budget``, to a tenth.
 
     Args:
         budget: GiB for everything that an encode allocates: weights, output, and what a pass needs.
@@ -46,7 +46,7 @@ def plan_pass(
         points: Gaussians or points of the whole scene.
         widths: of the outputs of each of them.
         bytes_per_value: of products: 2 in half precision, 4 in single.
-        head_rows: most voxels of a slice of a head; fewer where that leaves room for more voxels of a pass.
+        head_rows: most voxels of a slice of a head; fewer where that leaves room for many more of a pass.
         kept_width: of features that are summed over passes, see :mod:`chorus_core.encoder.fragments`.
 
     Raises:
@@ -61,13 +61,14 @@ def plan_pass(
         head_rows = head_rows if not plans else head_rows // 2
         head = slice_bytes(config, bytes_per_value, head_rows)
         plans.append(PassPlan(int(min(room / stage, (room - head) / output)), head_rows))
-    best = max(plans, key=lambda plan: (min(plan.voxels, points), plan.head_rows))
-    least = min(points, 4 * config.patch_size)
-    if best.voxels < least:
+    most, least = max(plan.voxels for plan in plans), min(points, 4 * config.patch_size)
+    if most < least:
         needed = _SLACK * (fixed + max(least * stage, least * output + head)) / GIB
         advice = f"expected at least {math.ceil(100 * needed) / 100:.2f} for {points} Gaussians"
         raise ValueError(f"memory of {budget:g} GiB: {advice}")
-    return best
+    # Small slices are slow: the plan of the largest that gives up a tenth of the voxels at most.
+    enough = max(0.9 * min(most, points), least)
+    return next(plan for plan in plans if plan.voxels >= enough)
 
 
 def stage_bytes(config: ModelConfig, bytes_per_value: int) -> float:
