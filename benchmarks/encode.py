@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             scene = rooms(broken_down, (0.0, 0.0, 0.0), VOXEL, a.seed).to(device)
             ceilings = measure_ceilings(device, encoder.inference.precision)
             extra[f"parts of {name}"] = measure_parts(encoder, scene, dict.fromkeys(heads), 5, ceilings)
-            extra["ceilings"] = f"{ceilings.flops / 1e12:.0f} TFLOP/s, {ceilings.bandwidth / 1e12:.2f} TB/s"
+            extra["ceilings"] = f"{ceilings.flops / 1e12:.3g} TFLOP/s, {ceilings.bandwidth / 1e12:.3g} TB/s"
         extra["smoothing, s"] = measure_smoothing(len(scene), scene, device, a.repeat)
     memory = "allocated on the GPU, the scene and the weights included" if device.type == "cuda" else "of the process"
     publish("encode", rows, device, a.out, input=f"floors, walls and ceilings at {VOXEL} m", memory=memory, **extra)
