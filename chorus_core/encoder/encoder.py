@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
+from chorus_core.encoder.acceleration import current
 from chorus_core.encoder.checkpoint import read_model
 from chorus_core.encoder.fragments import mean_of_fragments
 from chorus_core.encoder.hierarchy import Level
@@ -154,7 +155,8 @@ class ChorusEncoder:
             channels, priority = point_channels(on_device.means, on_device.colors, shortest_axes(on_device)), None
         else:
             channels, priority = gaussian_channels(on_device), on_device.opacities
-        return self._encode(on_device.means, channels, priority, outputs, **how)
+        with current(self.device):
+            return self._encode(on_device.means, channels, priority, outputs, **how)
 
     def encode_points(
         self, points: Tensor, colors: Tensor, normals: Tensor, head: str | None = "lang", **how: Unpack[EncodeOptions]
@@ -173,7 +175,8 @@ class ChorusEncoder:
         """
         points, colors, normals = (t.to(self.device, torch.float32) for t in (points, colors, normals))
         channels = point_channels(points, colors, normals)
-        return self._encode(points, channels, None, {head: None}, **how)[head]
+        with current(self.device):
+            return self._encode(points, channels, None, {head: None}, **how)[head]
 
     @torch.inference_mode()
     def _encode(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from chorus_core.encoder.acceleration import use_kernels
+from chorus_core.encoder.acceleration import current, use_kernels
 from chorus_core.encoder.backbone import add_norm
 from chorus_core.encoder.placement import place
 from chorus_core.encoder.serialization import ORDERS, Walks, encode, encode_torch, walk
@@ -96,3 +96,16 @@ def test_place(width: int, unit: bool) -> None:
         found = found.cuda()
         place(found, rows.cuda(), features.cuda(), chosen.cuda(), length if length is None else length.cuda())
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_gpu_that_is_not_the_current_one() -> None:
+    grid = torch.randint(0, 64, (100, 3))
+    batch = torch.zeros(100, dtype=torch.int64)
+    with torch.inference_mode():
+        expected = encode(grid, batch, 6, "hilbert")
+        assert not use_kernels(grid.to("cuda:1"))
+        assert torch.equal(encode(grid.to("cuda:1"), batch.to("cuda:1"), 6, "hilbert").cpu(), expected)
+        with current(torch.device("cuda:1")):
+            assert use_kernels(grid.to("cuda:1"))
+            assert torch.equal(encode(grid.to("cuda:1"), batch.to("cuda:1"), 6, "hilbert").cpu(), expected)
