@@ -16,7 +16,7 @@ def _has_triton() -> bool:
 
 
 def use_kernels(x: Tensor) -> bool:
-    """Whether kernels can work on ``x``: it lies on the current GPU, no gradient is wanted of it, and Triton is there."""
+    """Whether kernels can work on ``x``: it lies on the current GPU, no gradient is wanted of it, Triton is there."""
     wanted = x.is_floating_point() and torch.is_grad_enabled()
     return x.is_cuda and not wanted and _has_triton() and x.device.index == torch.cuda.current_device()
 
