@@ -19,16 +19,6 @@ from chorus_core.encoder.model import ChorusModel, ModelConfig
 from training.probes.config import ProbeConfig
 
 
-def stage_outputs(model: ChorusModel, feat: Tensor, levels: Sequence[Level]) -> list[Tensor]:
-    """The output of every stage of the encoder on its own voxels, finest first; [V_s, C_s] each."""
-    x = model.backbone.embedding(feat)
-    outputs = []
-    for s, level in enumerate(levels):
-        x = getattr(model.backbone.enc, f"enc{s}")(x, level)
-        outputs.append(x)
-    return outputs
-
-
 class LinearHead(nn.Module):
     """One linear layer on upcast features. Features are standardised first, which another linear layer could undo."""
 
@@ -91,7 +81,7 @@ class Decoder(nn.Module):
         self.linear = nn.Linear(coarse, classes)
 
     def forward(self, outputs: Sequence[Tensor], levels: Sequence[Level]) -> Tensor:
-        """Logits [V, classes] at the finest voxels from the encoder's :func:`stage_outputs`."""
+        """Logits [V, classes] at the finest voxels from the encoder's output at every stage, finest first."""
         x = outputs[-1]
         for s in reversed(range(self.stages)):
             x = getattr(self, f"up{s}")(x, outputs[s], levels[s + 1].cell_of_finer)
@@ -130,5 +120,5 @@ class SegmentationNetwork(nn.Module):
             if isinstance(self.head, LinearHead):
                 features = self.model(feat, levels)
             else:
-                features = stage_outputs(self.model, feat, levels)
+                features = self.model.backbone.pyramid(feat, levels).features
         return self.head(features) if isinstance(self.head, LinearHead) else self.head(features, levels)

@@ -9,7 +9,7 @@ import torch
 from training.evaluation.prepared_scenes import EvaluationScene
 from training.probes import ProbeConfig, evaluate_probe, train_probe
 from training.probes.data import LabelledScene, voxel_batch
-from training.probes.networks import Decoder, LinearHead, SegmentationNetwork, stage_outputs
+from training.probes.networks import Decoder, LinearHead, SegmentationNetwork
 from training.probes.train import _groups
 
 
@@ -107,7 +107,7 @@ def test_stage_outputs_are_what_the_upcast_is_made_of(tiny, room) -> None:
     batch = voxel_batch([LabelledScene.of(room(seed), model.config, "cpu") for seed in range(2)], 11)
     levels = model.hierarchy(batch.grid, batch.offset)
     with torch.no_grad():
-        outputs, upcast = stage_outputs(model, batch.feat, levels), model(batch.feat, levels)
+        outputs, upcast = model.backbone.pyramid(batch.feat, levels).features, model(batch.feat, levels)
     rows, parts = torch.arange(len(batch.grid)), []
     for s, level in enumerate(levels):
         rows = rows if s == 0 else level.cell_of_finer[rows]
