@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -75,7 +75,7 @@ class ChorusEncoder:
     """A Chorus model ready to encode scenes of any size.
 
     Args:
-        model: as trained; it stays as it is and where it is. What encodes is made of it once, here.
+        model: as trained; it stays as it is and where it is. What encodes is made of it once, at the first encode.
         description: what came with the checkpoint (its text side, calibration ...).
         basis: tensors of the compact feature space, see :class:`chorus_core.semantics.relevancy.FeatureBasis`.
         device: where it runs.
@@ -94,7 +94,7 @@ class ChorusEncoder:
         self.model = model
         self.description = description or {}
         self.basis = {name: tensor.to(self.device) for name, tensor in (basis or {}).items()}
-        self.inference = InferenceModel(model, self.device, precision or default_precision(self.device))
+        self.precision = precision or default_precision(self.device)
         self.head_rows = _HEAD_ROWS["cuda" if self.device.type == "cuda" else "cpu"]
 
     @classmethod
@@ -106,6 +106,11 @@ class ChorusEncoder:
         """
         model, description, basis = read_model(name_or_path)
         return cls(model.eval(), description, basis, device)
+
+    @cached_property
+    def inference(self) -> InferenceModel:
+        """What encodes. Who only wants the text side of a model, or its facts, does without."""
+        return InferenceModel(self.model, self.device, self.precision)
 
     def width(self, head: str | None = "lang") -> int:
         """Dimensions of a head's features; of the upcast ones for None.
@@ -239,7 +244,7 @@ class ChorusEncoder:
         kept = sum(self.width(head) for head in outputs) if per_voxel == "fragments" else 0
         return plan_pass(
             memory_gib, self.model.config, points, self._widths(outputs).values(),
-            self.inference.precision.itemsize, self.head_rows, kept,
+            self.precision.itemsize, self.head_rows, kept,
         )  # fmt: skip
 
     def _widths(self, outputs: Outputs) -> dict[str | None, int]:
