@@ -76,6 +76,9 @@ class EncoderConfig:
         ge=0.0,
     )
     halo: float = option(0.8, "metres of context around an encoded region", ge=0.0)
+    min_context: int = option(
+        25_000, "Gaussians read around a change at least; the halo widens until there are as many", ge=0
+    )
     min_gaussians: int = option(500, "no encode before the map holds as many", ge=1)
     per_voxel: str = option(
         "first",

@@ -15,6 +15,9 @@ _TILE = 4.0
 _MARGIN = 0.25
 """Share of the halo around a change in which features are made anew."""
 
+_WIDER = 0.4
+"""Metres that the halo widens by while it holds too little."""
+
 _AROUND = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
 
 _ROUNDING = 1e-3
@@ -166,7 +169,13 @@ class RegionScheduler:
         return (right - left + around) * (back - front + around)
 
     def _region(self, changes: dict[tuple[int, int], Change], means: Tensor) -> Region:
-        context = self._inside(changes, means, self._config.halo).nonzero().squeeze(1)
+        # A small piece of floor alone is no floor to an encoder that was trained on rooms.
+        halo = self._config.halo
+        inside = self._inside(changes, means, halo)
+        while int(inside.sum()) < self._config.min_context and halo < _TILE:
+            halo += _WIDER
+            inside = self._inside(changes, means, halo)
+        context = inside.nonzero().squeeze(1)
         owned = self._inside(changes, means[context], 0.0)
         low, high = means.new_tensor(_box(changes))
         return Region(context, owned, changes, torch.stack((low - self._margin, high + self._margin)))

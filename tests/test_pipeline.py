@@ -63,7 +63,9 @@ def test_map_is_labelled_whole_and_consistently(mapped: Pipeline) -> None:
 
 
 def test_what_is_far_from_a_change_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = Pipeline(parse(Config, OPTIONS | {"encoder.max_gaussians": 4000, "map.voxel_size": 0.08}))
+    pipeline = Pipeline(
+        parse(Config, OPTIONS | {"encoder.max_gaussians": 4000, "encoder.min_context": 1000, "map.voxel_size": 0.08})
+    )
     pipeline.map.insert(rooms(20_000, (0.0, 0.0, 0.0), 0.08))
     pipeline.encode_all()
     before = pipeline.labelled_map()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from chorus_core.config import Config, parse
 from chorus_core.region import RegionScheduler
 
-SMALL = parse(Config, {"encoder.max_gaussians": 1000, "encoder.halo": 0.5}).encoder
+SMALL = parse(Config, {"encoder.max_gaussians": 1000, "encoder.halo": 0.5, "encoder.min_context": 0}).encoder
 
 
 def scatter(count: int, extent: float, seed: int) -> torch.Tensor:
@@ -56,7 +56,9 @@ def test_every_changed_gaussian_of_a_large_map_is_owned(count: int, extent: floa
 @settings(deadline=None)
 def test_whole_blocks_are_owned_even_without_a_halo(seed: int, edge: float) -> None:
     means = scatter(3000, 16.0, seed)
-    scheduler = RegionScheduler(parse(Config, {"encoder.max_gaussians": 1000, "encoder.halo": 0.0}).encoder)
+    scheduler = RegionScheduler(
+        parse(Config, {"encoder.max_gaussians": 1000, "encoder.halo": 0.0, "encoder.min_context": 0}).encoder
+    )
     blocks = torch.floor(means / edge)
     changed = (blocks[:, :2] == blocks[:1, :2]).all(dim=1)
     scheduler.add((blocks[changed] + 0.5) * edge, edge)
@@ -149,7 +151,9 @@ def test_only_the_surroundings_of_a_change_are_encoded_again() -> None:
 
 def test_a_change_on_the_border_of_columns_is_one_region() -> None:
     means = scatter(40_000, 16.0, 1)
-    scheduler = RegionScheduler(parse(Config, {"encoder.max_gaussians": 5000, "encoder.halo": 0.5}).encoder)
+    scheduler = RegionScheduler(
+        parse(Config, {"encoder.max_gaussians": 5000, "encoder.halo": 0.5, "encoder.min_context": 0}).encoder
+    )
     scheduler.add(torch.tensor([[4.0 + dx, 4.0 + dy, 0.0] for dx in (-0.2, 0.2) for dy in (-0.2, 0.2)]))
     region = scheduler.next(means)
     assert region is not None
@@ -164,3 +168,15 @@ def test_changes_far_apart_in_neighbouring_columns_stay_apart() -> None:
     scheduler.add(torch.tensor([[0.2, 0.2, 0.0], [7.8, 3.8, 0.0]]))
     region = scheduler.next(means)
     assert region is not None and len(region.changes) == 1
+
+
+def test_a_small_change_is_read_with_enough_around_it() -> None:
+    means = scatter(40_000, 16.0, 1)
+    options = {"encoder.max_gaussians": 5000, "encoder.halo": 0.5, "encoder.min_context": 3000}
+    scheduler = RegionScheduler(parse(Config, options).encoder)
+    scheduler.add(torch.tensor([[1.0, 1.0, 0.0]]), 0.2)
+    region = scheduler.next(means)
+    assert region is not None
+    assert 3000 <= len(region.context) < 5000, "as many as asked for, not the whole map"
+    owned = means[region.owned_indices, :2]
+    assert float((owned - 1.0).abs().max()) < 0.1 + 0.125 + 2e-3, "what is made anew stays as it was"
