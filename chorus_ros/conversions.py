@@ -19,7 +19,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from chorus_core.frames import CameraIntrinsics, RgbdFrame, check_rigid
-from chorus_core.io.bag_messages import intrinsics_from_info
+from chorus_core.io.camera_info import intrinsics_from_info
 from chorus_core.io.images import ImageError, color_to_rgb, decode_compressed, decode_image, depth_to_metres
 from chorus_core.io.poses import matrix_from_pose
 from chorus_core.io.sequence import make_frame
@@ -127,22 +127,6 @@ def transform_message(transform: np.ndarray) -> Transform:
 # ---- images in ----
 
 
-def intrinsics(info: CameraInfo, rectified: bool = False) -> CameraIntrinsics:
-    """Intrinsics of raw images (K) or of rectified ones (P where it is set). Lens distortion is not removed.
-
-    Raises:
-        MessageError: an uncalibrated camera (K of zeros), or binning or a region of interest.
-        FrameError: a focal length or size that is not positive and finite.
-    """
-    if not np.any(info.k):
-        raise MessageError("camera_info.k is all zeros, which ROS means as uncalibrated: expected a camera matrix")
-    if info.binning_x > 1 or info.binning_y > 1:
-        raise MessageError(f"camera_info binning {info.binning_x}x{info.binning_y}: expected none")
-    if info.roi.width not in (0, info.width) or info.roi.height not in (0, info.height):
-        raise MessageError(f"camera_info roi {info.roi.width}x{info.roi.height}: expected the whole image")
-    return intrinsics_from_info(info, rectified)
-
-
 def color_image(message: Image | CompressedImage) -> np.ndarray:
     """RGB, uint8 [H, W, 3].
 
@@ -179,9 +163,10 @@ def rgbd_frame(
     Raises:
         MessageError, ImageError, FrameError: what does not fit, by name. All are ValueErrors.
     """
-    camera = intrinsics(info, rectified)
     stamp = nanoseconds(depth.header.stamp) * 1e-9
-    return make_frame(color_image(color), depth_image(depth), camera, world_from_camera, stamp)
+    rgb = color_image(color)
+    camera = intrinsics_from_info(info, rectified, (rgb.shape[1], rgb.shape[0]))
+    return make_frame(rgb, depth_image(depth), camera, world_from_camera, stamp)
 
 
 def _pixels(message: Image) -> np.ndarray:
@@ -362,7 +347,6 @@ __all__ = [
     "depth_image",
     "exact_time_message",
     "image_message",
-    "intrinsics",
     "label_info_message",
     "marker_messages",
     "matrix",

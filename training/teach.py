@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from chorus_core.io.atomic import atomic_path
-from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, prepare_images, write_embedded
+from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, layout_on, prepare_images, write_embedded
 from training.language import LanguageTargets
 from training.metrics import confusion, summarize
 from training.progress import Progress
@@ -55,7 +55,7 @@ class TeacherTrainer:
     ) -> None:
         self.config, self.bank, self.trained, self.device = config, bank, trained, device
         self.progress = Progress(config.steps, config.seconds)
-        self.net = net.to(device, memory_format=torch.channels_last)
+        self.net = net.to(device, memory_format=layout_on(device))
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
         rate, decay = config.learning_rate, config.weight_decay
         self.optimizer = torch.optim.AdamW(
@@ -85,7 +85,7 @@ class TeacherTrainer:
         return {name: value.detach() for name, value in terms.items()}
 
     def _losses(self, batch: ViewBatch, rng: torch.Generator) -> dict[str, Tensor]:
-        images = prepare_images(batch.images, self.net.config.height).contiguous(memory_format=torch.channels_last)
+        images = prepare_images(batch.images, self.net.config.height).contiguous(memory_format=layout_on(self.device))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
             features = self.net(images)
         return {

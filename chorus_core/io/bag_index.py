@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from chorus_core.frames import CameraIntrinsics, FrameError
-from chorus_core.io.bag_messages import PoseSample, intrinsics_from_info, nanoseconds, pose_sample, seconds
+from chorus_core.io.bag_messages import PoseSample, nanoseconds, pose_sample, seconds
 from chorus_core.io.bag_topics import ODOMETRY, TF, BagTopics, choose_image_topics, is_rectified, pose_topics
+from chorus_core.io.camera_info import intrinsics_from_info
 from chorus_core.io.poses import matrix_from_pose
 from chorus_core.io.sequence import SequenceError
 from chorus_core.io.transform_buffer import TransformBuffer, TransformError
@@ -54,7 +55,7 @@ class BagIndex:
         self.poses: dict[str, list[PoseSample]] = {t: [] for t, kind in self.pose_types.items() if kind != TF}
         self.images: dict[str, list[MessageKey]] = {self.topics.color: [], self.topics.depth: []}
         self.info_stamps: list[float] = []
-        self.infos: list[CameraIntrinsics] = []
+        self.infos: list[Any] = []
         self.frame_ids: dict[str, str] = {}
         self.dropped = Counter[str]()
         self.last_error: Exception | None = None
@@ -79,7 +80,7 @@ class BagIndex:
     def _add_info(self, message: Any) -> None:
         self.frame_ids.setdefault(self.topics.camera_info, message.header.frame_id)
         try:
-            intrinsics = intrinsics_from_info(message, rectified=is_rectified(self.topics.color))
+            intrinsics_from_info(message, rectified=is_rectified(self.topics.color))
         except FrameError as error:
             self.dropped["camera_info not usable"] += 1
             self.last_error = error
@@ -88,7 +89,7 @@ class BagIndex:
             _log.warning("%s has lens distortion, which is not removed: record rectified images", self.topics.color)
         place = bisect_right(self.info_stamps, seconds(message))
         self.info_stamps.insert(place, seconds(message))
-        self.infos.insert(place, intrinsics)
+        self.infos.insert(place, message)
 
     def _add_transform(self, transform: Any, static: bool) -> None:
         t, q = transform.transform.translation, transform.transform.rotation
@@ -151,6 +152,11 @@ class BagIndex:
             return ""
         return ranked[0] if ranked else ""
 
-    def intrinsics_at(self, stamp: float) -> CameraIntrinsics:
-        """The calibration in force: the last one before a time, or the first."""
-        return self.infos[max(bisect_right(self.info_stamps, stamp) - 1, 0)]
+    def intrinsics_at(self, stamp: float, image_size: tuple[int, int]) -> CameraIntrinsics:
+        """The calibration in force for colour images of that size: the last one before a time, or the first.
+
+        Raises:
+            FrameError: images of another size than region of interest and binning give.
+        """
+        message = self.infos[max(bisect_right(self.info_stamps, stamp) - 1, 0)]
+        return intrinsics_from_info(message, is_rectified(self.topics.color), image_size)

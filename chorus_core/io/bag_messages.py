@@ -12,7 +12,6 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from chorus_core.frames import CameraIntrinsics
 from chorus_core.io.bag_topics import COMPRESSED_IMAGE, ODOMETRY
 from chorus_core.io.images import decode_compressed, decode_image
 from chorus_core.io.poses import matrix_from_pose
@@ -86,18 +85,6 @@ def pixels(message: Any) -> tuple[np.ndarray, str | None]:
         return decode_compressed(message.format, message.data), None
     m = message
     return decode_image(m.encoding, m.height, m.width, m.step, m.is_bigendian, m.data), m.encoding
-
-
-def intrinsics_from_info(info: Any, rectified: bool) -> CameraIntrinsics:
-    """K of raw images, or the left part of P for rectified ones (sensor_msgs/CameraInfo).
-
-    Raises:
-        FrameError: they are not usable (zeros, for an uncalibrated camera).
-    """
-    projection = np.asarray(info.p, dtype=np.float64).reshape(3, 4)
-    if rectified and projection[0, 0] > 0:
-        return CameraIntrinsics.from_matrix(projection[:, :3], info.width, info.height)
-    return CameraIntrinsics.from_matrix(np.asarray(info.k).reshape(3, 3), info.width, info.height)
 
 
 def pose_sample(message: Any, kind: str) -> PoseSample:

@@ -162,7 +162,8 @@ class RosbagSequence(SequenceBase):
             color, encoding = pixels(color_message)
             rgb = color_to_rgb(color, encoding or "rgb8")
             depth = depth_to_metres(*pixels(depth_message))
-            return make_frame(rgb, depth, self._intrinsics_at(stamp), pair.world_from_camera, stamp)
+            intrinsics = self._intrinsics_at(stamp, (rgb.shape[1], rgb.shape[0]))
+            return make_frame(rgb, depth, intrinsics, pair.world_from_camera, stamp)
         except (ImageError, FrameError) as error:
             raise SequenceError(
                 f"frame at {stamp:.6f} s of {self.topics.color}, {self.topics.depth}: {error}"

@@ -225,17 +225,6 @@ def test_camera_beyond_reach(metres: float) -> None:
         conversions.rgbd_frame(*messages(), pose)
 
 
-def test_projection_of_rectified_images() -> None:
-    info = conversions.camera_info_message(header(), CAMERA)
-    p = np.array(info.p)
-    p[0] = 250.0
-    info.p = p
-    assert conversions.intrinsics(info, rectified=True).fx == 250.0
-    assert conversions.intrinsics(info).fx == CAMERA.fx
-    info.p = np.zeros(12)
-    assert conversions.intrinsics(info, rectified=True).fx == CAMERA.fx
-
-
 # ---- clouds ----
 
 

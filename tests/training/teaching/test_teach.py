@@ -89,3 +89,11 @@ def test_the_command_writes_a_teacher(bank: LanguageTargets, tmp_path: Path, mon
     assert teacher.maps(torch.zeros(1, 120, 160, 3, dtype=torch.uint8))["obj"].shape == (1, 30, 40, 8)
     with pytest.raises(SystemExit, match="no training rooms with views"):
         teach.main([str(a) for a in [*arguments, "--scenes", tmp_path / "none"]])
+
+
+def test_a_cpu_trains_in_contiguous_layout(colourless: ViewStore, bank: LanguageTargets, trained: torch.Tensor) -> None:
+    """oneDNN 3.12 corrupts memory in channels_last on some processors."""
+    trainer = make(bank, trained, 2)
+    trainer.train_step(colourless)
+    weights = [p for p in trainer.net.parameters() if p.ndim == 4]
+    assert weights and all(p.is_contiguous() and (p.grad is None or p.grad.is_contiguous()) for p in weights)
