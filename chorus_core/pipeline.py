@@ -228,14 +228,20 @@ class Pipeline:
     def vocabulary(self) -> Vocabulary:
         return self.semantics.vocabulary
 
-    def set_vocabulary(self, labels: Sequence[str] | str) -> None:
-        """Label with other words: a list of them, or the name of a shipped vocabulary.
+    def set_vocabulary(self, labels: Sequence[str] | str, cancelled: threading.Event | None = None) -> None:
+        """Label with other words. Frames, encodes and queries go on meanwhile, with the old ones until all is done.
+
+        Args:
+            labels: up to :data:`~chorus_core.semantics.vocabulary.MAX_LABELS` words, or the name of a shipped
+                vocabulary.
+            cancelled: set from another thread, it ends the call within about a second, and the old words stay.
 
         Raises:
-            VocabularyError: unknown name, or labels that are empty, repeated or unprintable.
+            VocabularyError: unknown name, or labels that are too many, empty, repeated or unprintable.
+            VocabularyCancelled: (a VocabularyError) ``cancelled`` was set in time.
         """
         vocabulary = load_vocabulary(labels) if isinstance(labels, str) else Vocabulary(tuple(labels))
-        self.semantics.set_vocabulary(vocabulary)
+        self.semantics.set_vocabulary(vocabulary, cancelled)
 
     def query(
         self, text: str, negatives: Sequence[str] = (), threshold: float = 0.0, max_objects: int = 0

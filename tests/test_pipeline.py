@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from chorus_core.pipeline import Pipeline
 from chorus_core.saved_map import open_saved_map
 from chorus_core.semantics.query_text import QueryError
 from chorus_core.semantics.text_side import TextSideError
-from chorus_core.semantics.vocabulary import VocabularyError
+from chorus_core.semantics.vocabulary import MAX_LABELS, VocabularyCancelled, VocabularyError
 
 OPTIONS = {
     "map.voxel_size": 0.06,
@@ -156,6 +158,29 @@ def test_vocabulary_changes_relabel_and_bad_ones_change_nothing(mapped: Pipeline
         assert mapped.vocabulary.labels == ("floor", "anything else")
     finally:
         mapped.set_vocabulary(list(original.labels))
+
+
+def test_a_large_vocabulary_neither_delays_queries_nor_must_be_waited_for(mapped: Pipeline) -> None:
+    original, before = mapped.vocabulary, mapped.labelled_map()
+    names = [f"thing number {i}" for i in range(MAX_LABELS)]  # a minute of encoding on one core
+    with pytest.raises(VocabularyError, match=f"{MAX_LABELS + 1} labels: expected 1 to {MAX_LABELS}"):
+        mapped.set_vocabulary([*names, "one more"])
+    cancelled = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        change = pool.submit(mapped.set_vocabulary, names, cancelled)
+        try:
+            seconds = [mapped.query(f"a text not asked before {i}").seconds for i in range(10)]
+            assert not change.done()
+        finally:
+            cancelled.set()
+        began = time.monotonic()
+        with pytest.raises(VocabularyCancelled):
+            change.result()
+        given_up = time.monotonic() - began
+    assert np.median(seconds) < 1.0
+    assert given_up < 2.0  # a batch and what else the machine does
+    assert mapped.vocabulary is original
+    assert mapped.labelled_map() is before
 
 
 def test_saved_map_answers_as_the_live_one(mapped: Pipeline, tmp_path: Path) -> None:

@@ -23,7 +23,10 @@ from chorus_core.semantics.objects import SceneObject, extract_objects, objects_
 from chorus_core.semantics.query_text import QueryError, check_query
 from chorus_core.semantics.relevancy import classify
 from chorus_core.semantics.text_side import TextSide
-from chorus_core.semantics.vocabulary import Vocabulary
+from chorus_core.semantics.vocabulary import Vocabulary, check_cancelled
+
+_SIMILARITIES_AT_ONCE = 1 << 27
+"""Of Gaussians with labels while a map is labelled anew: about a second on one core."""
 
 
 class SemanticMap:
@@ -99,15 +102,42 @@ class SemanticMap:
             self._births[slots] = snapshot.births[encoded].to(self.device)
             self._publish(snapshot)
 
-    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Label the current map anew."""
-        embeddings = self.text.embed_labels(vocabulary).to(self.device)
+    def set_vocabulary(self, vocabulary: Vocabulary, cancelled: threading.Event | None = None) -> None:
+        """Label the current map anew.
+
+        Texts are embedded and features compared with them while updates and queries go on under the old vocabulary;
+        then all is exchanged at once. Of several calls at a time, the last to finish counts.
+
+        Raises:
+            VocabularyCancelled: ``cancelled`` was set in time; nothing has changed.
+        """
+        embeddings = self.text.embed_labels(vocabulary, cancelled).to(self.device)
         with self._lock:
             slots = (self._births >= 0).nonzero().squeeze(1)
-            labels, confidence = classify(self._features[slots], embeddings)  # before anything is written: it may fail
+            features = self._features[slots]  # a copy
+        labels, confidence = self._classify(features, embeddings, cancelled)
+        with self._lock:
+            all_labels, all_confidence = torch.zeros_like(self._labels), torch.zeros_like(self._confidence)
+            all_labels[slots], all_confidence[slots] = labels, confidence
+            stale = self._births >= 0
+            stale[slots] &= (self._features[slots] != features).any(1)
+            stale = stale.nonzero().squeeze(1)  # encoded since the copy was made
+            all_labels[stale], all_confidence[stale] = classify(self._features[stale], embeddings)
+            # All that may fail is done; from here on the new vocabulary counts.
             self._vocabulary, self._label_embeddings = vocabulary, embeddings
-            self._labels[slots], self._confidence[slots] = labels, confidence
+            self._labels, self._confidence = all_labels, all_confidence
             self._publish(self._snapshot)
+
+    def _classify(
+        self, features: Tensor, embeddings: Tensor, cancelled: threading.Event | None
+    ) -> tuple[Tensor, Tensor]:
+        rows = max(1, _SIMILARITIES_AT_ONCE // len(embeddings))
+        parts = []
+        for part in features.split(rows):  # of no features, one part without rows
+            check_cancelled(cancelled, "the map was labelled")
+            parts.append(classify(part, embeddings))
+        labels, confidence = zip(*parts, strict=True)
+        return torch.cat(labels), torch.cat(confidence)
 
     def objects(self) -> tuple[LabelledMap, list[SceneObject], np.ndarray]:
         """The current map, its objects (the building's surfaces left out), and the object of each Gaussian [N]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -93,10 +94,14 @@ class TextSide:
             raise ValueError(f"features have shape {tuple(features.shape)}: expected (any, {self.encoder.dim})")
         return features.half() if self.basis is None else self.basis.project(features, torch.float16)
 
-    def embed_labels(self, vocabulary: Vocabulary) -> Tensor:
+    def embed_labels(self, vocabulary: Vocabulary, cancelled: threading.Event | None = None) -> Tensor:
         """The labels of a vocabulary in the compact space, float32 [L, d], for
-        :func:`~chorus_core.semantics.relevancy.classify`."""
-        return self._project(encode_labels(vocabulary, self.encoder, self.prompts))
+        :func:`~chorus_core.semantics.relevancy.classify`.
+
+        Raises:
+            VocabularyCancelled: ``cancelled`` was set; it is looked at before each batch of texts.
+        """
+        return self._project(encode_labels(vocabulary, self.encoder, self.prompts, cancelled))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts in the compact space, float32 [T, d]."""

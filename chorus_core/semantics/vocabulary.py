@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import threading
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from chorus_core.io.errors import ReadError
 from chorus_core.semantics.query_text import find_control
-from chorus_core.semantics.text_encoder import TextEncoder
+from chorus_core.semantics.text_encoder import CachedTextEncoder, TextEncoder
 
-MAX_LABELS = 65534
-"""Label ids are stored as uint16; 65535 means none."""
+MAX_LABELS = 8192
+"""Labels of a vocabulary at most: more than the largest ones in use for tagging (6449, RAM++, Huang et al. 2023). To
+embed that many takes the shipped sentence encoder about a minute on one core, and every Gaussian is compared with all.
+"""
 
 MAX_LABEL_CHARS = 80
 
@@ -31,8 +35,22 @@ _FOLDER = Path(__file__).parent / "vocabularies"
 _GOLDEN_RATIO = 0.6180339887498949
 
 
-class VocabularyError(ValueError):
+_MAX_FILE_BYTES = 4 << 20
+"""Room for the most and longest labels, in any script, and some comments."""
+
+
+class VocabularyError(ReadError):
     """A vocabulary that cannot be used; the message names the label, its place and what is wrong."""
+
+
+class VocabularyCancelled(VocabularyError):  # noqa: N818 - asked for, not a mistake
+    """A change of the vocabulary was given up on request; the old one is in use."""
+
+
+def check_cancelled(cancelled: threading.Event | None, done: str) -> None:
+    """Raise VocabularyCancelled, which says what was ``done``, if the event is set."""
+    if cancelled is not None and cancelled.is_set():
+        raise VocabularyCancelled(f"cancelled while {done}: the old vocabulary stays in use")
 
 
 @dataclass(frozen=True)
@@ -117,26 +135,44 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     """
     path = _FOLDER / f"{name_or_path}.txt" if name_or_path in shipped_vocabularies() else Path(name_or_path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8-sig") if size <= _MAX_FILE_BYTES else ""
+    except (OSError, ValueError) as error:
         names = ", ".join(shipped_vocabularies())
         expected = f"expected one of {names} or a UTF-8 text file"
         raise VocabularyError(f"vocabulary {str(name_or_path)!r}: {expected}") from error
+    if size > _MAX_FILE_BYTES:
+        raise VocabularyError(f"vocabulary {str(name_or_path)!r} has {size} bytes: expected at most {_MAX_FILE_BYTES}")
+    lines = text.splitlines()
     try:
         return Vocabulary(tuple(line for line in lines if line.strip() and not line.lstrip().startswith("#")))
     except VocabularyError as error:
         raise VocabularyError(f"vocabulary {str(name_or_path)!r}: {error}") from error
 
 
-def encode_labels(vocabulary: Vocabulary, encoder: TextEncoder, prompts: Sequence[str] = PROMPTS) -> Tensor:
+def encode_labels(
+    vocabulary: Vocabulary,
+    encoder: TextEncoder,
+    prompts: Sequence[str] = PROMPTS,
+    cancelled: threading.Event | None = None,
+) -> Tensor:
     """The mean embedding of each label over prompts that hold ``{label}``.
+
+    Args:
+        cancelled: gives up once it is set; looked at before each batch of texts, which takes less than a second.
 
     Returns:
         L2-normalised float32 [L, dim].
+
+    Raises:
+        VocabularyCancelled: ``cancelled`` was set.
     """
     if not prompts or any("{label}" not in prompt for prompt in prompts):
         raise ValueError(f"prompts = {tuple(prompts)!r}: expected sentences that hold '{{label}}'")
     # replace, not format: braces in a label are just characters.
     texts = [prompt.replace("{label}", label) for label in vocabulary.labels for prompt in prompts]
-    embeddings = encoder.encode(texts).view(len(vocabulary), len(prompts), encoder.dim)  # [L, P, dim]
+    if not isinstance(encoder, CachedTextEncoder):
+        encoder = CachedTextEncoder(encoder)  # encodes in batches
+    embeddings = encoder.encode(texts, lambda: check_cancelled(cancelled, "the labels were encoded"))
+    embeddings = embeddings.view(len(vocabulary), len(prompts), encoder.dim)  # [L, P, dim]
     return nn.functional.normalize(embeddings.mean(1), dim=-1)

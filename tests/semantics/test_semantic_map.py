@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -14,9 +15,10 @@ from chorus_core.gaussians import Gaussians
 from chorus_core.mapping import MapSnapshot
 from chorus_core.semantics import semantic_map
 from chorus_core.semantics.query_text import QueryError
+from chorus_core.semantics.relevancy import classify
 from chorus_core.semantics.semantic_map import SemanticMap
 from chorus_core.semantics.text_side import TextSide
-from chorus_core.semantics.vocabulary import Vocabulary
+from chorus_core.semantics.vocabulary import Vocabulary, VocabularyCancelled
 
 FOUR = Vocabulary(("chair", "table", "lamp", "sofa"))
 TWO = Vocabulary(("sofa", "chair"))
@@ -25,6 +27,21 @@ TWO = Vocabulary(("sofa", "chair"))
 @pytest.fixture
 def semantics() -> SemanticMap:
     return SemanticMap(TextSide({}, {}, HashedEncoder()), FOUR, SemanticsConfig(), torch.device("cpu"))
+
+
+class HeldEncoder(HashedEncoder):
+    """Waits, when told to, before it encodes a certain label."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.hold = label, False
+        self.held, self.go_on = threading.Event(), threading.Event()
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        if self.hold and self.label in texts:
+            self.hold = False
+            self.held.set()
+            assert self.go_on.wait(30)
+        return super().encode(texts)
 
 
 def snapshot(slots: Sequence[int], births: Sequence[int] | None = None) -> MapSnapshot:
@@ -85,6 +102,54 @@ def test_a_vocabulary_that_fails_changes_nothing(semantics: SemanticMap, monkeyp
     assert semantics.vocabulary is FOUR
     semantics.update(snapshot([0, 1, 2, 3]), torch.tensor([0]), named(semantics, ["table"]))
     assert shown(semantics) == ["table", "sofa", "sofa", "?"]
+
+
+def test_what_is_encoded_while_a_vocabulary_is_embedded_gets_the_new_labels() -> None:
+    encoder = HeldEncoder("sofa")
+    semantics = SemanticMap(TextSide({}, {}, encoder), FOUR, SemanticsConfig(), torch.device("cpu"))
+    semantics.update(snapshot([0, 1, 2]), torch.arange(3), named(semantics, ["chair", "sofa", "lamp"]))
+    encoder.hold = True
+    change = threading.Thread(target=semantics.set_vocabulary, args=(TWO,))
+    change.start()
+    assert encoder.held.wait(30)
+    # Slot 0 changes its meaning, slot 1 its Gaussian, slots 2 and 40 are new ones; nothing waits.
+    semantics.update(
+        snapshot([0, 1, 40], [0, 51, 40]), torch.tensor([0, 1, 2]), semantics.text.embed_labels(FOUR)[[3, 0, 3]]
+    )
+    assert shown(semantics) == ["sofa", "chair", "sofa"]
+    assert semantics.vocabulary is FOUR
+    encoder.go_on.set()
+    change.join()
+    assert semantics.vocabulary is semantics.current.vocabulary is TWO
+    assert shown(semantics) == ["sofa", "chair", "sofa"]
+    features, embeddings = semantics.current.features, semantics.text.embed_labels(TWO)
+    labels, confidence = classify(features, embeddings)
+    assert torch.equal(semantics.current.labels, labels)
+    assert torch.equal(semantics.current.confidence, confidence)
+
+
+@pytest.mark.parametrize("already", [True, False])
+def test_a_vocabulary_that_is_given_up_changes_nothing(already: bool) -> None:
+    encoder = HeldEncoder("name 99")
+    semantics = SemanticMap(TextSide({}, {}, encoder), FOUR, SemanticsConfig(), torch.device("cpu"))
+    semantics.update(snapshot([0, 1]), torch.arange(2), named(semantics, ["chair", "sofa"]))
+    before, cancelled = semantics.current, threading.Event()
+    if already:
+        cancelled.set()
+    else:
+        encoder.hold = True
+        threading.Thread(target=lambda: (encoder.held.wait(30), cancelled.set(), encoder.go_on.set())).start()
+    with pytest.raises(VocabularyCancelled, match="the old vocabulary stays in use"):
+        semantics.set_vocabulary(Vocabulary(tuple(f"name {i}" for i in range(1000))), cancelled)
+    assert semantics.current is before
+    assert semantics.vocabulary is FOUR
+    semantics.set_vocabulary(TWO, threading.Event())
+    assert shown(semantics) == ["chair", "sofa"]
+
+
+def test_an_empty_map_takes_a_vocabulary(semantics: SemanticMap) -> None:
+    semantics.set_vocabulary(TWO)
+    assert semantics.current.vocabulary is TWO
 
 
 def test_growing_that_fails_is_made_up_for_later(semantics: SemanticMap, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from chorus_core.semantics.text_encoder import (
     OpenClipTextEncoder,
     TextEncoder,
     TextEncoderError,
+    _batch_on_cpu,
     load_text_encoder,
 )
 
@@ -42,14 +44,10 @@ class CountingEncoder:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.at_once = 0
 
     def encode(self, texts: list[str]) -> torch.Tensor:
-        self.at_once += 1
-        assert self.at_once == 1
         time.sleep(0.001)
         self.asked += texts
-        self.at_once -= 1
         return torch.tensor([[float(len(text)), float(ord(text[0])), 1.0] for text in texts]).view(-1, 3)
 
 
@@ -157,7 +155,10 @@ def test_open_clip_from_an_architecture_and_a_checkpoint(clip_folder: Path, tmp_
     assert load_text_encoder(encoder.name).dim == 16
 
 
-def test_open_clip_with_a_hugging_face_tokenizer_as_siglip_has(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with random weights and a Hugging Face tokenizer, as SigLIP has."""
+    folder = tmp_path_factory.mktemp("siglip")
     open_clip = pytest.importorskip("open_clip")
     tokenizers = pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
@@ -169,16 +170,20 @@ def test_open_clip_with_a_hugging_face_tokenizer_as_siglip_has(tmp_path: Path) -
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     )
-    fast.save_pretrained(tmp_path)
+    fast.save_pretrained(folder)
     text = {
         **{"context_length": 8, "vocab_size": 16, "width": 32, "heads": 2, "layers": 1},
         **{"hf_tokenizer_name": "local", "no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
     }
     config = {**TINY_CLIP, "init_logit_bias": -10, "text_cfg": text}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**config, "custom_text": True}}))
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**config, "custom_text": True}}))
     torch.manual_seed(0)
-    save_file(open_clip.CustomTextCLIP(**config).state_dict(), tmp_path / "open_clip_model.safetensors")
-    encoder = OpenClipTextEncoder(str(tmp_path))
+    save_file(open_clip.CustomTextCLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def test_open_clip_with_a_hugging_face_tokenizer_as_siglip_has(siglip_folder: Path) -> None:
+    encoder = OpenClipTextEncoder(str(siglip_folder))
     chair, sofa, again = encoder.encode(["a chair", "a sofa", "a chair"])
     torch.testing.assert_close(chair, again)
     assert (chair - sofa).norm() > 1e-3
@@ -235,6 +240,75 @@ def test_cache_may_be_asked_by_many_threads() -> None:
         thread.join()
     assert not failures
     assert len(cached) <= 5
+
+
+def test_one_call_does_not_wait_for_another() -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    class Stuck(CountingEncoder):
+        def encode(self, texts: list[str]) -> torch.Tensor:
+            if "slow" in texts:
+                began.set()
+                assert may_end.wait(30)
+            return super().encode(texts)
+
+    cached = CachedTextEncoder(Stuck())
+    slow = threading.Thread(target=cached.encode, args=(["slow"],))
+    slow.start()
+    assert began.wait(30)
+    assert cached.encode(["quick"]).shape == (1, 3)
+    assert slow.is_alive()
+    may_end.set()
+    slow.join()
+
+
+def test_many_texts_go_in_batches_and_may_be_given_up_between_them() -> None:
+    inner = CountingEncoder()
+    cached = CachedTextEncoder(inner, batch=10)
+
+    def check() -> None:
+        if len(inner.asked) >= 30:
+            raise InterruptedError
+
+    texts = [f"{i % 7 * 'long '}{i}" for i in range(95)]
+    with pytest.raises(InterruptedError):
+        cached.encode(texts, check)
+    assert len(inner.asked) == 30
+    found = cached.encode(texts)  # what was encoded is remembered
+    assert sorted(inner.asked) == sorted(texts)
+    torch.testing.assert_close(found, CountingEncoder().encode(texts))
+
+
+def test_the_sentence_encoder_answers_several_threads_at_once(minilm: MiniLMEncoder) -> None:
+    assert_the_same_from_many_threads(minilm, TEXTS)
+
+
+def test_a_hugging_face_tokenizer_answers_several_threads_at_once(siglip_folder: Path) -> None:
+    """Its padding and cutting are set anew in every call: two at a time raise "Already borrowed"."""
+    assert_the_same_from_many_threads(OpenClipTextEncoder(str(siglip_folder)), ["a chair", "a sofa", "sofa a chair"])
+
+
+def assert_the_same_from_many_threads(encoder: TextEncoder, texts: list[str]) -> None:
+    expected = encoder.encode(texts)
+
+    def ask(seed: int) -> None:
+        order = [(seed + i) % len(texts) for i in range(len(texts))]
+        for _ in range(10):
+            torch.testing.assert_close(encoder.encode([texts[i] for i in order]), expected[order], atol=2e-6, rtol=0)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(6)))  # raises what a thread raised
+
+
+def test_a_larger_model_takes_fewer_texts_at_a_time_on_a_cpu() -> None:
+    def batch(parameters: int) -> int:
+        model = torch.nn.ModuleDict({"token_embedding": torch.nn.Embedding(10_000_000, 64, device="meta")})
+        model["layers"] = torch.nn.Linear(1000, parameters // 1000, bias=False, device="meta")
+        return _batch_on_cpu(model)
+
+    assert batch(450_000_000) == 1  # the text tower of SO400M
+    assert batch(85_000_000) == 4  # of ViT-B
+    assert batch(1_000_000) == 64
 
 
 def test_cache_needs_room() -> None:

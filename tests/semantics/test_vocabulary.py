@@ -40,7 +40,7 @@ class LengthEncoder:
         (("cha\x1bir",), r"U\+001B"),
         (("chair", 3), "label 1 is a int"),
         ("chair", "expected a sequence"),
-        (tuple(map(str, range(MAX_LABELS + 1))), "65535 labels"),
+        (tuple(map(str, range(MAX_LABELS + 1))), "8193 labels: expected 1 to 8192"),
     ],
 )
 def test_bad_labels_are_named(labels: tuple[str, ...], reason: str) -> None:
@@ -95,6 +95,20 @@ def test_from_a_file(tmp_path: Path) -> None:
     path.write_text("# a comment\nchair\n\n  sofa  \r\n", encoding="utf-8")
     assert load_vocabulary(path).labels == ("chair", "sofa")
     assert load_vocabulary(str(path)).labels == ("chair", "sofa")
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_label(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_bytes(b"\xef\xbb\xbfchair\r\nsofa\r\n")
+    assert load_vocabulary(path).labels == ("chair", "sofa")
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.txt"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(VocabularyError, match=r"huge\.txt' has 1099511627776 bytes: expected at most"):
+        load_vocabulary(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"# nothing\n", b"chair\nchair\n", b"\xff\xfe\x00", b"cha\x07ir\n"])
