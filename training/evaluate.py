@@ -1,8 +1,9 @@
 """``python -m training.evaluate``: what a model is worth.
 
 On prepared scenes: ``zero-shot`` and ``instances`` ask with texts, ``probe`` trains on labels; ``agreement`` compares
-two labellings. ``house`` maps a recording that has a labelled surface and reports label accuracy, "is it there?" and
-renders; ``scenes`` reports label accuracy on generated test scenes; ``sequence`` reports what needs no ground truth.
+two labellings. ``photos`` asks a 2D teacher about photographs. ``house`` maps a recording with a labelled surface and
+reports label accuracy, "is it there?" and renders; ``scenes`` reports label accuracy on generated test scenes;
+``sequence`` reports what needs no ground truth.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands of ``python -m training.evaluate`` that ask prepared scenes with texts, and ``agreement``."""
+"""The commands of ``python -m training.evaluate`` that ask prepared scenes with texts, ``agreement``, ``photos``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from chorus_core.encoder import ChorusEncoder
 from chorus_core.pipeline import choose_device
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import load_vocabulary
+from chorus_core.teachers import load_teacher
 from training.evaluation.agreement import class_agreement, read_labels
 from training.evaluation.class_groups import groups_for
 from training.evaluation.open_instances import NOT_INSTANCES, ProposalConfig, evaluate_instances
+from training.evaluation.photos import evaluate_photographs, read_photographs
 from training.evaluation.prepared_scenes import load_scenes, scene_classes
 from training.evaluation.segmentation import OTHER_FURNITURE, SegmentationScore
-from training.evaluation.tables import show_agreement, show_instances, show_segmentation
+from training.evaluation.tables import show_agreement, show_instances, show_photographs, show_segmentation
 from training.evaluation.zero_shot import (
     PROMPT,
     FeatureSource,
@@ -65,7 +67,7 @@ def structure_of(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``zero-shot``, ``instances`` and ``agreement`` to the evaluator's subparsers."""
+    """Add ``zero-shot``, ``instances``, ``agreement`` and ``photos`` to the evaluator's subparsers."""
     texts = argparse.ArgumentParser(add_help=False, parents=[scene_options()])
     texts.add_argument("--prompt", nargs="+", default=[PROMPT], help=f"sentences around the label (default {PROMPT!r})")
     texts.add_argument("--smoothing", type=int, default=0, help="rounds of averaging over neighbouring voxels")
@@ -103,6 +105,15 @@ def add_commands(commands: Any) -> None:
     agreement.add_argument("--classes", required=True, help="file with a class a line")
     agreement.set_defaults(run=_agreement, show=show_agreement)
 
+    photos = commands.add_parser(
+        "photos", parents=[report_options()], help="a 2D teacher on photographs with outlines of COCO's things"
+    )
+    photos.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    photos.add_argument("--labels", type=Path, required=True, help="folder of outlines, <name of a photograph>.txt")
+    photos.add_argument("--teacher", default="embedded", help="as chorus_core.teachers.load_teacher has it")
+    photos.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    photos.set_defaults(run=_photos, show=show_photographs)
+
 
 def _zero_shot(a: argparse.Namespace) -> dict[str, Any]:
     asked = _Asked(a)
@@ -123,6 +134,11 @@ def _instances(a: argparse.Namespace) -> dict[str, Any]:
 
 def _agreement(a: argparse.Namespace) -> dict[str, Any]:
     return class_agreement(read_labels(a.a), read_labels(a.b), load_vocabulary(a.classes).labels)
+
+
+def _photos(a: argparse.Namespace) -> dict[str, Any]:
+    teacher = load_teacher(a.teacher, choose_device(a.device))
+    return {"teacher": teacher.name, **evaluate_photographs(read_photographs(a.images, a.labels), teacher)}
 
 
 class _Asked:

@@ -60,6 +60,18 @@ def show_agreement(report: Mapping[str, Any], console: Console | None = None) ->
     )
 
 
+def show_photographs(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """A report of :func:`~training.evaluation.photos.evaluate_photographs`."""
+    console = console or Console()
+    table = Table("class", "AUROC", "recall", "cells", "photographs", title=f"{report['teacher']} on photographs, %")
+    for name, row in sorted(report["classes"].items(), key=lambda item: -item[1]["auroc"]):
+        table.add_row(name, _percent(row["auroc"]), _percent(row["recall"]), str(row["cells"]), str(row["photographs"]))
+    console.print(table)
+    for what, row in (("all", report), ("furnishings", report["furnishings"])):
+        means = f"AUROC {_percent(row['auroc'])}, recall {_percent(row['recall'])}"
+        console.print(f"mean of {row['classes_counted']} classes ({what}): {means}")
+
+
 def _means(title: str, report: Mapping[str, Any], places: Sequence[str], columns: Mapping[str, str]) -> Table:
     table = Table("on", "classes", *columns, "n", title=title)
     for place in places:
