@@ -1,6 +1,7 @@
 # make demo   set up, then play the shipped sequence through the real node and ask it questions; results in out/demo/
 # make test   set up, then run the whole test suite
-# make venv   the environment alone: packages, interfaces, the project itself
+# make venv   the environment alone: packages at the versions of requirements.lock, interfaces, the project itself
+# make lock   requirements.lock anew after a change of requirements*.txt; needs uv. UPGRADE=1 takes the newest of all
 #
 # Each step leaves a stamp in the environment and runs again only when its inputs change.
 # PYTHON chooses the interpreter the environment is made from: make PYTHON=python3.12 venv
@@ -24,7 +25,7 @@ ifdef AMENT_PREFIX_PATH
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
 
-.PHONY: venv interfaces demo test lint format clean
+.PHONY: venv interfaces demo test lint format lock clean
 .DELETE_ON_ERROR:
 
 venv: $(STAMPS)/project $(STAMPS)/interfaces
@@ -45,6 +46,10 @@ format: venv
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+lock:
+	uv pip compile requirements-dev.txt --universal --python-version 3.10 --no-annotate --quiet $(if $(UPGRADE),--upgrade) \
+	    --custom-compile-command "make lock" -o requirements.lock
+
 clean:
 	rm -rf out build install log .pytest_cache .ruff_cache .hypothesis
 
@@ -53,8 +58,8 @@ $(STAMPS)/venv: scripts/check_host.sh
 	@test -z "$(MOVED)" && "$(PY)" -c "import pip" 2>/dev/null || "$(PYTHON)" -m venv --clear "$(VENV)"
 	@mkdir -p "$(STAMPS)" && echo "$(CURDIR)" > "$(STAMPS)/location" && touch "$@"
 
-$(STAMPS)/requirements: requirements.txt requirements-training.txt requirements-ros.txt requirements-dev.txt $(STAMPS)/venv
-	"$(PY)" -m pip install -r requirements-dev.txt
+$(STAMPS)/requirements: $(wildcard requirements*.txt) requirements.lock $(STAMPS)/venv
+	"$(PY)" -m pip install -r requirements-dev.txt -c requirements.lock
 	@touch "$@"
 
 $(STAMPS)/interfaces: $(INTERFACES) $(STAMPS)/requirements

@@ -1,4 +1,7 @@
-"""The ament_python package ``chorus_ros``: the nodes and, in the same installation, the library ``chorus_core``."""
+"""The ament_python package ``chorus_ros``: the nodes and, in the same installation, the library ``chorus_core``.
+
+What it requires is in ``requirements*.txt``, which pyproject.toml reads.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,6 @@ setup(
         shared_files("rviz", "*.rviz"),
     ],
     python_requires=">=3.10",
-    install_requires=["setuptools"],
     zip_safe=False,
     entry_points={
         "console_scripts": [

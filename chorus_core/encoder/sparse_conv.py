@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from chorus_core.encoder.acceleration import use_kernels
 from chorus_core.encoder.hierarchy import Level
+from chorus_core.extras import available
 
 _OFFSETS = [(dx, dy, dz) for dx in (-1, 0, 1) for dy in (-1, 0, 1) for dz in (-1, 0, 1)]
 _CENTRE = 13
@@ -42,7 +43,7 @@ class SubMConv3d(nn.Module):
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         """Features [N, out] of features [N, in] on a level's voxels."""
-        if x.is_cuda:
+        if x.is_cuda and available("spconv", "convolutions of training run in plain torch, slower"):
             return _convolve_spconv(x, self.weight, level) + self.bias
         return convolve_torch(x, cells_of(self.weight), level) + self.bias
 

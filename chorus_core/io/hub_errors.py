@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from chorus_core.extras import how_to_install
+
 _GATED = {"GatedRepoError"}
 _UNREACHABLE = {
     *("LocalEntryNotFoundError", "OfflineModeIsEnabled", "URLError", "gaierror"),
@@ -28,7 +30,7 @@ def why_not_loaded(error: Exception, by_path: str, repository: str | None = None
     missing = next((link for link in chain if isinstance(link, ModuleNotFoundError)), None)
     if missing is not None:
         package = (missing.name or "").split(".")[0]
-        return f"needs the Python package {package!r}, which is not installed: pip install {package}"
+        return f"needs the Python package {package!r}, which is not installed: {how_to_install(package)}"
     if kinds & _GATED:
         return (
             f"its hub {source} is gated: ask for access on its page, wait until it is granted, log in with "

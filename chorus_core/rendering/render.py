@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from chorus_core.extras import available
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping.geometry import rotations_from_quats
 from chorus_core.rendering import gsplat_engine, torch_engine
@@ -46,7 +47,8 @@ def render(
     Args:
         features: values to composite besides colour [N, D].
         background: RGB in [0, 1].
-        engine: "torch" (any device), "gsplat" (CUDA only), or "auto" by the Gaussians' device.
+        engine: "torch" (any device), "gsplat" (CUDA only), or "auto": gsplat for Gaussians on CUDA where
+            it is installed.
 
     Raises:
         ValueError: unknown engine, or gsplat asked to draw on a CPU.
@@ -84,7 +86,8 @@ def contributions(gaussians: Gaussians, view: View, engine: str = "auto") -> Con
 def _engine(name: str, gaussians: Gaussians) -> ModuleType:
     """The module that draws these Gaussians."""
     if name == "auto":
-        name = "gsplat" if gaussians.device.type == "cuda" else "torch"
+        fast = gaussians.device.type == "cuda" and available("gsplat", "the renderer in plain torch draws, slower")
+        name = "gsplat" if fast else "torch"
     if name not in ("torch", "gsplat"):
         raise ValueError(f"engine {name!r}: expected 'auto', 'torch' or 'gsplat'")
     if name == "gsplat" and gaussians.device.type != "cuda":

@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from chorus_core.extras import how_to_install
+
 _BATCH = 64
 """Texts at a time: about 0.2 s for the sentence encoder on one core, and for any open_clip model on a GPU."""
 
@@ -173,7 +175,11 @@ class OpenClipTextEncoder:
     """
 
     def __init__(self, model: str, pretrained: str | None = None, device: torch.device | str = "cpu") -> None:
-        import open_clip
+        try:
+            import open_clip
+        except ImportError as error:
+            needs = how_to_install("open_clip")
+            raise TextEncoderError(f"open_clip model {model!r}: needs the package open_clip_torch: {needs}") from error
 
         if Path(model).is_dir():
             model = f"local-dir:{model}"
