@@ -31,7 +31,8 @@ from tf2_msgs.msg import TFMessage
 from tqdm import tqdm
 
 from chorus_core.frames import RgbdFrame
-from chorus_core.io.bag_messages import open_bag
+from chorus_core.io.bag_files import is_bag
+from chorus_core.io.bag_storage import open_bag
 from chorus_core.io.rgbd import RgbdSequence, SequenceError, open_sequence
 from chorus_ros import qos
 from chorus_ros.conversions import (
@@ -44,7 +45,6 @@ from chorus_ros.conversions import (
 )
 from chorus_ros.node_config import TopicsConfig
 
-_BAG_SUFFIXES = (".mcap", ".db3")
 _JPEG_QUALITY = 90
 _SETTLE = 1.0  # seconds without a new match before the first message, and after the last: DDS matches topic by topic
 
@@ -65,31 +65,25 @@ class BagSource:
     """A rosbag2 recording: every topic whose message type is installed, byte for byte."""
 
     def __init__(self, node: Node, path: Path) -> None:
-        self._path = path
+        self._bag = open_bag(path)
+        self._logger = node.get_logger()
         self._publishers: dict[str, Publisher] = {}
-        with open_bag(path) as reader:
-            self.length = reader.message_count
-            for connection in reader.connections:
-                kind = _message_type(connection.msgtype)
-                if kind is None:
-                    node.get_logger().warning(f"{connection.topic} is left out: no package for {connection.msgtype}")
-                    continue
-                profile = qos.TF_STATIC if connection.topic == "/tf_static" else qos.STREAM
-                self._publishers[connection.topic] = node.create_publisher(kind, connection.topic, profile)
+        self.length = sum(topic.count for topic in self._bag.topics.values())
+        for topic in self._bag.topics.values():
+            kind = _message_type(topic.type)
+            if kind is None:
+                node.get_logger().warning(f"{topic.name} is left out: no package for {topic.type}")
+                continue
+            profile = qos.TF_STATIC if topic.name == "/tf_static" else qos.STREAM
+            self._publishers[topic.name] = node.create_publisher(kind, topic.name, profile)
         self.camera = [p for p in self._publishers.values() if p.msg_type in (Image, CompressedImage)]
 
     def __iter__(self) -> Iterator[Step]:
-        with open_bag(self._path) as reader:
-            chosen = [c for c in reader.connections if c.topic in self._publishers]
-            recorded = reader.messages(chosen)
-            while True:
-                try:
-                    connection, stamp, data = next(recorded)
-                except StopIteration:
-                    return
-                except Exception as error:  # damaged files raise whatever the storage library meets first
-                    raise SequenceError(f"{self._path}: damaged: {error}") from error
-                yield Step(stamp * 1e-9, [(self._publishers[connection.topic], bytes(data))])
+        for message in self._bag.messages(self._publishers):
+            if isinstance(message, SequenceError):
+                self._logger.warning(str(message))
+            else:
+                yield Step(message.log_time * 1e-9, [(self._publishers[message.topic], message.data)])
 
 
 class SequenceSource:
@@ -167,8 +161,7 @@ class PlayerNode(Node):
     ) -> None:
         super().__init__("player_node", **node_arguments)
         path = Path(path)
-        is_bag = path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").is_file()
-        if is_bag:
+        if is_bag(path):
             self._source = BagSource(self, path)
         else:
             self._source = SequenceSource(self, open_sequence(path, upright=upright), compressed)

@@ -1,21 +1,24 @@
-"""Messages of a rosbag2 recording, read through ``rosbags``, and what this project takes from each type."""
+"""Messages of a rosbag2 recording, decoded by ``rosbags``, and what this project takes from each type."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
+from chorus_core.io.bag_storage import Bag, RawMessage
 from chorus_core.io.bag_topics import COMPRESSED_IMAGE, ODOMETRY
+from chorus_core.io.errors import reading
 from chorus_core.io.images import decode_compressed, decode_image
 from chorus_core.io.poses import matrix_from_pose
 from chorus_core.io.sequence import SequenceError
+
+# The few types read here are the same in every distribution, so that the definitions in a bag, which may be missing or
+# of kinds that no parser knows (actions, services), are not needed.
+_TYPES = get_typestore(Stores.ROS2_JAZZY)
 
 
 @dataclass(frozen=True)
@@ -28,44 +31,27 @@ class PoseSample:
     parent_from_child: np.ndarray
 
 
-@contextmanager
-def open_bag(path: Path) -> Iterator[AnyReader]:
-    """A rosbag2 folder, ``.mcap`` or ``.db3`` file, opened.
-
-    Raises:
-        SequenceError: there is none, or it cannot be read.
-    """
-    try:
-        # sqlite3 bags from before Iron carry no message definitions
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-        reader.open()
-    except Exception as error:  # damaged files raise whatever the storage library meets first
-        raise SequenceError(f"{path}: not a readable rosbag2 recording: {error}") from error
-    try:
-        yield reader
-    finally:
-        reader.close()
-
-
 def messages(
-    reader: AnyReader, topics: set[str], start: int | None = None, stop: int | None = None
+    bag: Bag, topics: Collection[str], start: int | None = None, stop: int | None = None
 ) -> Iterator[tuple[str, int, Any]]:
-    """(topic, time of recording in ns, message or a SequenceError saying why it cannot be read), in recorded order."""
-    connections = [connection for connection in reader.connections if connection.topic in topics]
-    raw_messages = reader.messages(connections, start=start, stop=stop)
-    while True:
-        try:
-            connection, log_time, raw = next(raw_messages)
-        except StopIteration:
-            return
-        except Exception as error:  # see open_bag; what was read before stays good
-            yield "", 0, SequenceError(f"{reader.paths[0]}: damaged: {error}")
-            return
-        try:
-            message: Any = reader.deserialize(raw, connection.msgtype)
-        except Exception as error:  # a short or garbled message raises struct, index, unicode and value errors
-            message = SequenceError(f"{connection.topic} at {log_time * 1e-9:.3f} s does not decode: {error}")
-        yield connection.topic, log_time, message
+    """(topic, time of recording in ns, message or a SequenceError saying why it cannot be read), in recorded order.
+
+    The topic is empty where what is damaged does not tell.
+    """
+    for raw in bag.messages(topics, start, stop):
+        if isinstance(raw, SequenceError):
+            yield "", 0, raw
+        else:
+            yield raw.topic, raw.log_time, _decoded(raw, bag.topics[raw.topic].type)
+
+
+def _decoded(raw: RawMessage, kind: str) -> Any:
+    """A message, or the error that says why it is none: short or garbled bytes raise whatever comes first."""
+    try:
+        with reading(f"{raw.topic} at {raw.log_time * 1e-9:.3f} s", SequenceError):
+            return _TYPES.deserialize_cdr(raw.data, kind)
+    except SequenceError as error:
+        return error
 
 
 def nanoseconds(message: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chorus_core.io.bag_files import METADATA, is_bag
 from chorus_core.io.bag_topics import BagTopics
 from chorus_core.io.folders import open_numbered_folder, open_replica, open_scannet, open_seven_scenes
 from chorus_core.io.sequence import RgbdSequence, SequenceError
@@ -12,14 +13,12 @@ from chorus_core.io.upright import UprightSequence
 
 __all__ = ["BagTopics", "RgbdSequence", "SequenceError", "open_sequence"]
 
-_BAG_SUFFIXES = (".mcap", ".db3")
-
 
 def open_sequence(path: str | Path, topics: BagTopics | None = None, upright: bool = False) -> RgbdSequence:
     """Open a recording; what its folder holds tells the layout.
 
     ============================ =====================================================================================
-    rosbag2                      ``metadata.yaml``, or a ``.mcap`` or ``.db3`` file
+    rosbag2                      a ``.mcap`` or ``.db3`` file, or a folder of them, with ``metadata.yaml`` or without
     TUM RGB-D                    ``rgb.txt``, ``depth.txt``, ``groundtruth.txt``
     Replica (NICE-SLAM)          ``results/``, ``traj.txt``, ``cam_params.json`` (there or in the parent)
     ScanNet export               ``color/``, ``depth/``, ``pose/``, ``intrinsic/``
@@ -40,12 +39,12 @@ def open_sequence(path: str | Path, topics: BagTopics | None = None, upright: bo
 
 
 def _open(path: Path, topics: BagTopics | None) -> RgbdSequence:
-    if path.is_file() and path.suffix in _BAG_SUFFIXES:
+    if path.is_file() and is_bag(path):
         return _open_bag(path, topics)
     if not path.is_dir():
         what = "expected a folder, .mcap or .db3" if path.exists() else "no such file or folder"
         raise SequenceError(f"{path}: {what}")
-    if (path / "metadata.yaml").is_file():
+    if (path / METADATA).is_file():
         return _open_bag(path, topics)
     if (path / "rgb.txt").is_file() and (path / "depth.txt").is_file():
         return open_tum(path)
@@ -57,9 +56,8 @@ def _open(path: Path, topics: BagTopics | None) -> RgbdSequence:
         return open_numbered_folder(path)
     if next(path.glob("frame-*.color.png"), None) is not None:
         return open_seven_scenes(path)
-    bags = sorted(p for p in path.iterdir() if p.suffix in _BAG_SUFFIXES)
-    if len(bags) == 1:
-        return _open_bag(bags[0], topics)
+    if is_bag(path):
+        return _open_bag(path, topics)
     raise SequenceError(
         f"{path}: unknown layout: expected metadata.yaml (rosbag2), rgb.txt and depth.txt (TUM), traj.txt and results/ "
         "(Replica), color/ with intrinsic/ (ScanNet) or intrinsics.json, or frame-*.color.png (7-Scenes)"

@@ -1,4 +1,4 @@
-"""Posed RGB-D frames out of a rosbag2 recording (mcap or sqlite3), through ``rosbags``; no ROS needed."""
+"""Posed RGB-D frames out of a rosbag2 recording (mcap or sqlite3); no ROS needed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
 from tqdm import tqdm
 
 from chorus_core.frames import FrameError, RgbdFrame
 from chorus_core.io.bag_index import BagIndex, MessageKey
-from chorus_core.io.bag_messages import messages, nanoseconds, open_bag, pixels
+from chorus_core.io.bag_messages import messages, nanoseconds, pixels
+from chorus_core.io.bag_storage import open_bag
 from chorus_core.io.bag_topics import BagTopics, ImageTopics
 from chorus_core.io.images import ImageError, color_to_rgb, depth_to_metres
 from chorus_core.io.poses import associate
@@ -58,6 +58,7 @@ class RosbagSequence(SequenceBase):
         """
         self.path = Path(path)
         wanted = topics or BagTopics()
+        self._bag = open_bag(self.path)
         index = self._scan(wanted)
         self.topics: ImageTopics = index.topics
         if not index.infos:
@@ -89,8 +90,7 @@ class RosbagSequence(SequenceBase):
             SequenceError: its messages are damaged or do not fit together.
         """
         pair = self._pairs[self._position(index)]
-        with open_bag(self.path) as reader:
-            color, depth = (self._find(reader, key) for key in (pair.color, pair.depth))
+        color, depth = (self._find(key) for key in (pair.color, pair.depth))
         return self._frame(pair, color, depth)
 
     def _frames(self) -> Iterator[RgbdFrame | SequenceError]:
@@ -99,42 +99,40 @@ class RosbagSequence(SequenceBase):
         waiting: dict[int, dict[int, Any]] = {}
         complete: dict[int, list[Any]] = {}
         due = 0
-        with open_bag(self.path) as reader:
-            for topic, log_time, message in messages(reader, {self.topics.color, self.topics.depth}):
-                if isinstance(message, SequenceError):
-                    continue  # was not indexed either
-                number, role = wanted.pop(MessageKey(topic, log_time, nanoseconds(message)), (None, None))
-                if number is None:
-                    continue
-                parts = waiting.setdefault(number, {})
-                parts[role] = message
-                if len(parts) == 2:
-                    del waiting[number]
-                    complete[number] = [parts[0], parts[1]]
-                while due in complete:
-                    try:
-                        frame: RgbdFrame | SequenceError = self._frame(self._pairs[due], *complete.pop(due))
-                    except SequenceError as error:
-                        frame = error
-                    due += 1
-                    yield frame
+        for topic, log_time, message in messages(self._bag, {self.topics.color, self.topics.depth}):
+            if isinstance(message, SequenceError):
+                continue  # was not indexed either
+            number, role = wanted.pop(MessageKey(topic, log_time, nanoseconds(message)), (None, None))
+            if number is None:
+                continue
+            parts = waiting.setdefault(number, {})
+            parts[role] = message
+            if len(parts) == 2:
+                del waiting[number]
+                complete[number] = [parts[0], parts[1]]
+            while due in complete:
+                try:
+                    frame: RgbdFrame | SequenceError = self._frame(self._pairs[due], *complete.pop(due))
+                except SequenceError as error:
+                    frame = error
+                due += 1
+                yield frame
 
     def _scan(self, wanted: BagTopics) -> BagIndex:
-        with open_bag(self.path) as reader:
-            types = {c.topic: c.msgtype for c in reader.connections if c.msgcount > 0}
-            try:
-                index = BagIndex(types, wanted)
-            except SequenceError as error:
-                raise SequenceError(f"{self.path}: {error}") from error
-            progress = tqdm(desc=f"indexing {self.path.name}", unit=" messages", leave=False, disable=None)
-            with progress:
-                for topic, log_time, message in messages(reader, index.relevant()):
-                    progress.update()
-                    if isinstance(message, SequenceError):
-                        index.dropped["message not readable"] += 1
-                        index.last_error = message
-                    else:
-                        index.add(topic, log_time, message)
+        types = {topic.name: topic.type for topic in self._bag.topics.values()}
+        try:
+            index = BagIndex(types, wanted)
+        except SequenceError as error:
+            raise SequenceError(f"{self.path}: {error}") from error
+        progress = tqdm(desc=f"indexing {self.path.name}", unit=" messages", leave=False, disable=None)
+        with progress:
+            for topic, log_time, message in messages(self._bag, index.relevant()):
+                progress.update()
+                if isinstance(message, SequenceError):
+                    index.dropped["message not readable"] += 1
+                    index.last_error = message
+                else:
+                    index.add(topic, log_time, message)
         return index
 
     def _pair(self, index: BagIndex, slop: float) -> list[_Pair]:
@@ -169,8 +167,8 @@ class RosbagSequence(SequenceBase):
                 f"frame at {stamp:.6f} s of {self.topics.color}, {self.topics.depth}: {error}"
             ) from error
 
-    def _find(self, reader: AnyReader, key: MessageKey) -> Any:
-        for _, _, message in messages(reader, {key.topic}, key.log_time, key.log_time + 1):
+    def _find(self, key: MessageKey) -> Any:
+        for _, _, message in messages(self._bag, {key.topic}, key.log_time, key.log_time + 1):
             if not isinstance(message, SequenceError) and nanoseconds(message) == key.stamp:
                 return message
         raise SequenceError(f"{self.path}: the message of {key.topic} at {key.stamp * 1e-9:.6f} s is gone")

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from chorus_core.frames import CameraIntrinsics, FrameError, RgbdFrame
+from chorus_core.io.errors import ReadError
 from chorus_core.io.images import ImageError, color_to_rgb, decode_compressed, depth_to_metres
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ FRAME_PERIOD = 1.0 / 30.0
 _ASPECT_TOLERANCE = 0.01
 
 
-class SequenceError(ValueError):
+class SequenceError(ReadError):
     """A recording, or one frame of it, that cannot be read. The message names the file or topic and what is wrong."""
 
 
