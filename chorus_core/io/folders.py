@@ -2,79 +2,115 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from chorus_core.frames import CameraIntrinsics, FrameError
-from chorus_core.io.images import ImageError
-from chorus_core.io.sequence import FRAME_PERIOD, FileSequence, FrameFiles, SequenceError, read_image
+from chorus_core.frames import CameraIntrinsics
+from chorus_core.io.folder_calibration import (
+    OWN_FILE,
+    centred,
+    first_size,
+    guessed,
+    number_field,
+    own_calibration,
+    pinhole,
+    read_object,
+    sens_calibration,
+)
+from chorus_core.io.sequence import FRAME_PERIOD, Calibration, FileSequence, FrameFiles, SequenceError
+from chorus_core.io.text_rows import Leniency, read_rows, row_of_numbers
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_SEVEN_SCENES_INTRINSICS = CameraIntrinsics(585.0, 585.0, 320.0, 240.0, 640, 480)
+_log = logging.getLogger(__name__)
+
+COLOR_SUFFIXES = (".jpg", ".jpeg", ".png")
+_DEPTH_SUFFIXES = (".png", ".pgm", ".tiff", ".tif")
+_MILLIMETRES = 1000.0
+
+_SEVEN_SCENES = Calibration(CameraIntrinsics(585.0, 585.0, 320.0, 240.0, 640, 480), _MILLIMETRES)
 """Of the Kinect depth camera, as the 7-Scenes page (Shotton et al. 2013) gives them."""
 
-_MILLIMETRES = 1000.0
+_SCANNET_DEPTH_SIZE = (640, 480)
 
 
 def open_numbered_folder(folder: Path) -> FileSequence:
     """``color/N.jpg|png``, ``depth/N.png`` (uint16; 0 and 65535 = none), ``pose/N.txt`` (4x4 world_from_camera, OpenCV
-    axes, metres) and ``intrinsics.json`` (fx, fy, cx, cy, width, height, perhaps depth_scale, default 1000 a metre).
+    axes, metres) and ``intrinsics.json`` (fx, fy, cx, cy, width, height, perhaps depth_scale, default 1000 a metre)
+    there or in the parent.
 
     Stamps are N / 30 s.
 
     Raises:
         SequenceError: a file is missing or malformed, or no frame is usable.
     """
-    intrinsics, scale = _read_intrinsics_json(folder / "intrinsics.json")
-    files, dropped = _numbered_files(folder)
-    return FileSequence(str(folder), files, intrinsics, scale, dropped)
+    calibration = own_calibration(folder, _MILLIMETRES)
+    if calibration is None:
+        raise SequenceError(f"{folder}: no {OWN_FILE} in it or in its parent: nothing else gives the calibration")
+    return _numbered_frames(folder).sequence(lambda: calibration)
 
 
 def open_seven_scenes(folder: Path) -> FileSequence:
-    """A sequence of the original 7-Scenes: ``frame-NNNNNN.{color.png,depth.png,pose.txt}``.
+    """``frame-NNNNNN.{color.png|jpg,depth.png|pgm,pose.txt}``: 7-Scenes, 12-Scenes (Valentin et al. 2016), 3RScan.
 
-    The data set has no calibration and its depth is not registered to colour. An ``intrinsics.json`` in the folder or
-    its parent is used where there is one, else the published f = 585, c = (320, 240). Stamps are N / 30 s.
+    Calibration is ``intrinsics.json`` in the folder or its parent, else ``info.txt`` (12-Scenes) or ``_info.txt``
+    (3RScan) there. 7-Scenes has none, and its depth is not registered to colour: the published f = 585, c = (320, 240)
+    is taken then, with a warning. Stamps are N / 30 s.
 
     Raises:
         SequenceError: a file is missing or malformed, or no frame is usable.
     """
-    intrinsics, scale = _SEVEN_SCENES_INTRINSICS, _MILLIMETRES
-    for candidate in (folder / "intrinsics.json", folder.parent / "intrinsics.json"):
-        if candidate.is_file():
-            intrinsics, scale = _read_intrinsics_json(candidate)
-            break
-    files, dropped = [], Counter[str]()
-    for color in sorted(folder.glob("frame-*.color.png")):
-        stem = color.name.removesuffix(".color.png")
-        depth, pose = folder / f"{stem}.depth.png", folder / f"{stem}.pose.txt"
-        _add_frame(files, dropped, color, depth, pose, _number(stem.removeprefix("frame-"), color))
-    return FileSequence(str(folder), files, intrinsics, scale, dropped)
+    frames = _Frames(folder)
+    for color in sorted(path for path in folder.glob("frame-*.color.*") if path.suffix.lower() in COLOR_SUFFIXES):
+        stem = color.name[: -len(f".color{color.suffix}")]
+        depths = (folder / f"{stem}.depth{suffix}" for suffix in _DEPTH_SUFFIXES)
+        frames.add(color, depths, folder / f"{stem}.pose.txt", stem.removeprefix("frame-"))
+    return frames.sequence(lambda: _of_seven_scenes(folder, frames))
+
+
+def _of_seven_scenes(folder: Path, frames: _Frames) -> Calibration:
+    own = own_calibration(folder, _MILLIMETRES)
+    if own is not None:
+        return own
+    infos = [parent / name for parent in (folder, folder.parent) for name in ("info.txt", "_info.txt")]
+    if info := next((path for path in infos if path.is_file()), None):
+        return sens_calibration(info)
+    return guessed(_SEVEN_SCENES, folder, frames.depth_size(), "the published camera of 7-Scenes")
 
 
 def open_scannet(folder: Path) -> FileSequence:
     """ScanNet export: ``color/N.jpg``, ``depth/N.png`` (mm), ``pose/N.txt``, ``intrinsic/intrinsic_depth.txt``.
 
     Colour is resized to the depth images, whose intrinsics hold; the two cameras' small offset is ignored, as is usual
-    for this data set. Poses of ``-inf`` (tracking lost) are dropped and counted. Stamps are N / 30 s.
+    for this data set. Exports at another size keep the file of 640x480, told by its principal point, which is then
+    brought to theirs; ``intrinsics.json`` comes first where there is one. Poses of ``-inf`` (tracking lost) are dropped
+    and counted. Stamps are N / 30 s.
 
     Raises:
         SequenceError: a file is missing or malformed, or no frame is usable.
     """
-    files, dropped = _numbered_files(folder)
-    matrix = _read_matrix(folder / "intrinsic" / "intrinsic_depth.txt")
-    if not files:
-        raise SequenceError(f"{folder}: no frame with colour, depth and pose")
-    try:
-        height, width = read_image(files[0].depth).shape[:2]
-        intrinsics = CameraIntrinsics.from_matrix(matrix[:3, :3], width, height)
-    except (ImageError, FrameError) as error:
-        raise SequenceError(f"{folder}: {error}") from error
-    return FileSequence(str(folder), files, intrinsics, _MILLIMETRES, dropped)
+    frames = _numbered_frames(folder)
+    return frames.sequence(lambda: _of_scannet(folder, frames))
+
+
+def _of_scannet(folder: Path, frames: _Frames) -> Calibration:
+    own = own_calibration(folder, _MILLIMETRES)
+    if own is not None:
+        return own
+    path, size = folder / "intrinsic" / "intrinsic_depth.txt", frames.depth_size()
+    k = _read_matrix(path)
+    for width, height in (size, _SCANNET_DEPTH_SIZE):  # the file does not say which
+        camera = pinhole([k[0, 0], k[1, 1], k[0, 2], k[1, 2], width, height], path)
+        if centred(camera):
+            if (width, height) != size:
+                _log.warning("%s is of %dx%d images: brought to the %dx%d of these", path, width, height, *size)
+            return Calibration(camera, _MILLIMETRES)
+    raise SequenceError(
+        f"{path}: principal point {k[0, 2]:g}, {k[1, 2]:g} lies in the middle neither of these depth images "
+        f"({size[0]}x{size[1]}) nor of ScanNet's 640x480: an {OWN_FILE} in {folder} says what they are"
+    )
 
 
 def open_replica(folder: Path) -> FileSequence:
@@ -89,110 +125,104 @@ def open_replica(folder: Path) -> FileSequence:
     params_path = next((path for path in candidates if path.is_file()), None)
     if params_path is None:
         raise SequenceError(f"{folder}: no cam_params.json in it or in its parent")
-    tree = _read_json(params_path)
+    tree = read_object(params_path)
     camera = tree.get("camera", tree)
-    fx, fy, cx, cy, width, height = (_number_field(camera, k, params_path) for k in ("fx", "fy", "cx", "cy", "w", "h"))
-    scale = _number_field(camera, "scale", params_path, 6553.5)
-    intrinsics = _intrinsics(fx, fy, cx, cy, width, height, params_path)
+    intrinsics = pinhole(
+        [number_field(camera, k, params_path) for k in ("fx", "fy", "cx", "cy", "w", "h")], params_path
+    )
+    calibration = Calibration(intrinsics, number_field(camera, "scale", params_path, 6553.5))
 
-    poses = _read_numbers(folder / "traj.txt", columns=16).reshape(-1, 4, 4)
-    files, dropped = [], Counter[str]()
+    frames = _Frames(folder)
+    poses = _read_trajectory(folder / "traj.txt", frames.broken)
     for color in sorted((folder / "results").glob("frame*.*")):
-        if color.suffix.lower() not in _IMAGE_SUFFIXES:
-            continue
-        number = _number(color.stem.removeprefix("frame"), color)
-        depth = color.with_name(f"depth{color.stem.removeprefix('frame')}.png")
-        if not depth.is_file():
-            dropped["no depth"] += 1
-        elif number >= len(poses):
-            dropped["no pose"] += 1
+        if color.suffix.lower() in COLOR_SUFFIXES:
+            number = color.stem.removeprefix("frame")
+            frames.add(color, [color.with_name(f"depth{number}.png")], poses, number)
+    return frames.sequence(lambda: calibration)
+
+
+class _Frames:
+    """Frames of a folder as they are found; those without partner or with a broken pose are left out and counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: list[FrameFiles] = []
+        self.dropped = Counter[str]()
+        self.broken = Leniency(folder, SequenceError)
+
+    def add(self, color: Path, depths: Iterable[Path], poses: Path | Sequence[np.ndarray | None], number: str) -> None:
+        """A colour image; its depth image is the first of ``depths`` that exists.
+
+        Args:
+            poses: the frame's pose file, or the poses [4, 4] of all numbers, None where a line is broken.
+            number: the frame's, as its name has it.
+        """
+        if not (number.isascii() and number.isdigit()):
+            self.dropped["no frame number in the name"] += 1
+            self.broken.leave_out(SequenceError(f"{color}: expected a frame number in the name, got {number!r}"))
+        elif (depth := next((path for path in depths if path.is_file()), None)) is None:
+            self.dropped["no depth"] += 1
+        elif not (poses.is_file() if isinstance(poses, Path) else int(number) < len(poses)):
+            self.dropped["no pose"] += 1
+        elif (pose := self._read(poses) if isinstance(poses, Path) else poses[int(number)]) is None:
+            self.dropped["pose not readable"] += 1
         else:
-            files.append(FrameFiles(color, depth, poses[number], number * FRAME_PERIOD))
-    return FileSequence(str(folder), files, intrinsics, scale, dropped)
+            self.files.append(FrameFiles(color, depth, pose, int(number) * FRAME_PERIOD))
+
+    def _read(self, path: Path) -> np.ndarray | None:
+        try:
+            return _read_matrix(path)
+        except SequenceError as error:
+            self.broken.leave_out(error)
+            return None
+
+    def depth_size(self) -> tuple[int, int]:
+        """Width and height of the depth images."""
+        return first_size([frame.depth for frame in self.files])
+
+    def sequence(self, calibration: Callable[[], Calibration]) -> FileSequence:
+        """The frames as a recording.
+
+        Args:
+            calibration: reads it; asked once the frames are known to be good.
+
+        Raises:
+            SequenceError: most poses are broken, or no frame is usable.
+        """
+        self.broken.settle(len(self.files))
+        if not self.files:
+            raise SequenceError(f"{self.folder}: no frame with colour, depth and pose; dropped: {dict(self.dropped)}")
+        return FileSequence(str(self.folder), self.files, calibration(), self.dropped)
 
 
-def _numbered_files(folder: Path) -> tuple[list[FrameFiles], Counter[str]]:
-    """Frames of ``color/N.*``, ``depth/N.png``, ``pose/N.txt`` in order of N, and counts of those without all three."""
-    images = [p for p in (folder / "color").glob("[!.]*") if p.suffix.lower() in _IMAGE_SUFFIXES]
+def _numbered_frames(folder: Path) -> _Frames:
+    """Frames of ``color/N.*``, ``depth/N.*``, ``pose/N.txt`` in order of N."""
+    images = [path for path in (folder / "color").glob("[!.]*") if path.suffix.lower() in COLOR_SUFFIXES]
     if not images:
         raise SequenceError(f"{folder / 'color'}: no .jpg or .png images")
-    files: list[FrameFiles] = []
-    dropped = Counter[str]()
-    for number, color in sorted((_number(path.stem, path), path) for path in images):
-        depth, pose = folder / "depth" / f"{color.stem}.png", folder / "pose" / f"{color.stem}.txt"
-        _add_frame(files, dropped, color, depth, pose, number)
-    return files, dropped
+    frames = _Frames(folder)
+    for color in sorted(images, key=lambda path: (path.stem.zfill(20), path.name)):
+        depths = (folder / "depth" / f"{color.stem}{suffix}" for suffix in _DEPTH_SUFFIXES)
+        frames.add(color, depths, folder / "pose" / f"{color.stem}.txt", color.stem)
+    return frames
 
 
-def _add_frame(
-    files: list[FrameFiles], dropped: Counter[str], color: Path, depth: Path, pose: Path, number: int
-) -> None:
-    if not depth.is_file():
-        dropped["no depth"] += 1
-    elif not pose.is_file():
-        dropped["no pose"] += 1
-    else:
-        files.append(FrameFiles(color, depth, _read_matrix(pose), number * FRAME_PERIOD))
-
-
-def _number(text: str, path: Path) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise SequenceError(f"{path}: expected a frame number in the name, got {text!r}")
-    return int(text)
-
-
-def _read_numbers(path: Path, columns: int) -> np.ndarray:
-    """Rows of numbers, float64 [M, columns]; ``inf`` and ``nan`` are numbers."""
-    try:
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        values = np.array([[float(word) for word in row] for row in rows])
-    except OSError as error:
-        raise SequenceError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise SequenceError(f"{path}: expected rows of {columns} numbers: {error}") from error
-    if values.ndim != 2 or values.shape[1] != columns:
-        raise SequenceError(f"{path}: expected rows of {columns} numbers, got shape {values.shape}")
-    return values
+def _read_trajectory(path: Path, broken: Leniency) -> list[np.ndarray | None]:
+    """Poses [4, 4] of ``traj.txt``, one a line; None where the line is broken."""
+    poses: list[np.ndarray | None] = []
+    for place, words in read_rows(path, SequenceError):
+        try:
+            row = row_of_numbers(place, words, 16, "16 numbers of a 4x4 pose", SequenceError)
+            poses.append(np.array(row).reshape(4, 4))
+        except SequenceError as error:
+            broken.leave_out(error)
+            poses.append(None)
+    return poses
 
 
 def _read_matrix(path: Path) -> np.ndarray:
-    values = _read_numbers(path, columns=4)
-    if values.shape != (4, 4):
-        raise SequenceError(f"{path}: expected a 4x4 matrix, got shape {values.shape}")
-    return values
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SequenceError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise SequenceError(f"{path}: not JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise SequenceError(f"{path}: expected an object, got {type(tree).__name__}")
-    return tree
-
-
-def _read_intrinsics_json(path: Path) -> tuple[CameraIntrinsics, float]:
-    tree = _read_json(path)
-    values = [_number_field(tree, key, path) for key in ("fx", "fy", "cx", "cy", "width", "height")]
-    return _intrinsics(*values, path), _number_field(tree, "depth_scale", path, _MILLIMETRES)
-
-
-def _number_field(tree: Any, key: str, path: Path, default: float | None = None) -> float:
-    value = tree.get(key, default) if isinstance(tree, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise SequenceError(f"{path}: {key} = {value!r}: expected a number")
-    return float(value)
-
-
-def _intrinsics(
-    fx: float, fy: float, cx: float, cy: float, width: float, height: float, path: Path
-) -> CameraIntrinsics:
-    if width != int(width) or height != int(height):
-        raise SequenceError(f"{path}: image size {width}x{height}: expected whole pixels")
-    try:
-        return CameraIntrinsics(fx, fy, cx, cy, int(width), int(height))
-    except FrameError as error:
-        raise SequenceError(f"{path}: {error}") from error
+    """A 4x4 matrix of a text file, float64; ``inf`` and ``nan`` are numbers."""
+    rows = read_rows(path, SequenceError)
+    if len(rows) != 4:
+        raise SequenceError(f"{path}: expected a 4x4 matrix, got {len(rows)} rows")
+    return np.array([row_of_numbers(place, words, 4, "4 numbers", SequenceError) for place, words in rows])

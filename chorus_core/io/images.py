@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import cv2
 import numpy as np
+
+from chorus_core.io.compressed_images import as_bytes, decode_compressed, to_eight_bits
+from chorus_core.io.image_header import ImageError
+
+__all__ = ["ImageError", "color_to_rgb", "decode_compressed", "decode_image", "depth_to_metres"]
 
 _ENCODINGS: dict[str, tuple[str, int]] = {
     "rgb8": ("u1", 3),
@@ -20,24 +24,35 @@ _ENCODINGS: dict[str, tuple[str, int]] = {
     "mono16": ("u2", 1),
     "16UC1": ("u2", 1),
     "32FC1": ("f4", 1),
+    **{name: ("u2", len(name) - 2) for name in ("rgb16", "bgr16", "rgba16", "bgra16")},
+    **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), ("u1", 2)),
+    **{f"bayer_{order}{bits}": (f"u{bits // 8}", 1) for order in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)},
 }
 """Type and channels of a pixel by the name in sensor_msgs/image_encodings.hpp."""
 
+_YUV_TO_RGB = {
+    "yuv422": cv2.COLOR_YUV2RGB_UYVY,  # the older of two names for each order
+    "uyvy": cv2.COLOR_YUV2RGB_UYVY,
+    "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUYV,
+    "yuyv": cv2.COLOR_YUV2RGB_YUYV,
+}
+_BAYER_TO_RGB = {
+    "rggb": cv2.COLOR_BayerRGGB2RGB,
+    "bggr": cv2.COLOR_BayerBGGR2RGB,
+    "gbrg": cv2.COLOR_BayerGBRG2RGB,
+    "grbg": cv2.COLOR_BayerGRBG2RGB,
+}
+"""By the colours of the first two pixels of the first two rows, which is what ROS and these names of OpenCV mean."""
+
 _NO_DEPTH_U16 = 65535
-_COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-
-
-class ImageError(ValueError):
-    """An image that cannot be decoded. The message names the encoding or field, the value and the expected form."""
 
 
 def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data: Any) -> np.ndarray:
     """Pixels of a raw ``sensor_msgs/Image``.
 
     Args:
-        encoding: as in sensor_msgs/image_encodings.hpp: rgb8, bgr8, rgba8, bgra8, mono8, 8UC1, 8UC3, 8UC4, mono16,
-            16UC1, 32FC1.
+        encoding: as in sensor_msgs/image_encodings.hpp: rgb, bgr, rgba, bgra, mono and bayer_* of 8 or 16 bits, yuv422
+            (uyvy), yuv422_yuy2 (yuyv), 8UC1, 8UC3, 8UC4, 16UC1, 32FC1.
         height, width: pixels.
         step: bytes a row, padding included.
         is_bigendian: byte order of pixels wider than a byte.
@@ -59,7 +74,7 @@ def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian
     row_bytes = width * channels * dtype.itemsize
     if step < row_bytes:
         raise ImageError(f"step {step}: expected at least {row_bytes} bytes for {width} pixels of {encoding}")
-    pixels = _bytes(data)
+    pixels = as_bytes(data)
     # the last row may come without its padding
     needed = (height - 1) * step + row_bytes
     if pixels.size < needed:
@@ -68,36 +83,6 @@ def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian
     image = np.ascontiguousarray(rows).view(dtype).reshape(height, width, channels)
     image = image.astype(dtype.newbyteorder("="), copy=False)
     return image[:, :, 0] if channels == 1 else image
-
-
-def decode_compressed(format: str, data: Any) -> np.ndarray:
-    """Pixels of a ``sensor_msgs/CompressedImage`` or of a JPEG or PNG file's bytes.
-
-    Args:
-        format: the message field: ``jpeg``, ``png``, ``rgb8; jpeg compressed bgr8``, ``16UC1; png compressed``, or, for
-            compressed_depth_image_transport, ``16UC1; compressedDepth`` / ``32FC1; compressedDepth png``.
-        data: uint8 buffer.
-
-    Returns:
-        colour as RGB uint8 [H, W, 3] (an alpha channel is dropped), grey as uint8 [H, W], depth as uint16 [H, W] as
-        stored (millimetres for 16UC1) or float32 [H, W] metres (32FC1 compressedDepth, 0 = none).
-
-    Raises:
-        ImageError: unsupported format, or bytes that do not decode.
-    """
-    content = _bytes(data)
-    if "compresseddepth" in format.lower():
-        return _decode_compressed_depth(format, content)
-    if not any(kind in format.lower() for kind in ("jpeg", "jpg", "png")):
-        raise ImageError(f"compressed image format {format!r}: expected jpeg, png or compressedDepth")
-    image = _imdecode(content, format)
-    if image.dtype == np.uint16 and image.ndim == 2:
-        return image
-    if image.dtype != np.uint8:
-        raise ImageError(f"{format} image of {image.dtype} {image.shape}: expected 8-bit colour or 16-bit grey")
-    if image.ndim == 2:
-        return image
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def depth_to_metres(array: np.ndarray, encoding: str | None = None, scale: float = 1000.0) -> np.ndarray:
@@ -127,61 +112,35 @@ def depth_to_metres(array: np.ndarray, encoding: str | None = None, scale: float
 def color_to_rgb(array: np.ndarray, encoding: str = "rgb8") -> np.ndarray:
     """Colour as contiguous RGB uint8 [H, W, 3]; grey is repeated, alpha dropped, 8UC3 and 8UC4 are BGR as in OpenCV.
 
+    YUV is of ITU-R BT.601 in video range; Bayer patterns are interpolated linearly; 16 bits are brought to 8.
+
     Args:
-        array: uint8 [H, W] or [H, W, C] in the order of ``encoding``; [H, W] is grey whatever the encoding.
+        array: uint8 or uint16 as :func:`decode_image` gives it, or uint8 [H, W], which is grey unless ``encoding`` is a
+            Bayer pattern.
 
     Raises:
         ImageError: an encoding without colour, or an array that does not fit it.
     """
-    if array.dtype != np.uint8:
-        raise ImageError(f"colour image is {array.dtype} ({encoding}): expected uint8")
-    if encoding not in _ENCODINGS or _ENCODINGS[encoding][0] != "u1":
-        raise ImageError(f"colour encoding {encoding!r}: expected rgb8, bgr8, rgba8, bgra8, mono8 or 8UC1/3/4")
+    type_code, channels = _ENCODINGS.get(encoding, ("", 0))
+    if type_code not in ("u1", "u2") or encoding == "16UC1":
+        raise ImageError(
+            f"colour encoding {encoding!r}: expected rgb, bgr, rgba, bgra, mono, bayer, yuv422 or 8UC1/3/4"
+        )
+    if array.dtype != np.dtype(type_code):
+        raise ImageError(f"colour image is {array.dtype} ({encoding}): expected {np.dtype(type_code)}")
+    if array.ndim != 2 and (array.ndim != 3 or array.shape[2] != channels):
+        raise ImageError(f"colour image of shape {array.shape}: expected [H, W, {channels}] for {encoding}")
+    if encoding in _YUV_TO_RGB and array.ndim == 3:
+        if array.shape[1] % 2:
+            raise ImageError(f"{encoding} image {array.shape[1]} pixels wide: expected pairs of them")
+        return cv2.cvtColor(array, _YUV_TO_RGB[encoding])
+    if encoding.startswith("bayer_"):
+        if min(array.shape) < 3:
+            raise ImageError(f"{encoding} image of {array.shape[1]}x{array.shape[0]}: expected 3x3 pixels or more")
+        array = cv2.cvtColor(array, _BAYER_TO_RGB[encoding[6:10]])
+    if array.dtype == np.uint16:
+        array = to_eight_bits(array)
     if array.ndim == 2:
         return np.repeat(array[:, :, None], 3, axis=2)
-    channels = _ENCODINGS[encoding][1]
-    if array.ndim != 3 or array.shape[2] != channels:
-        raise ImageError(f"colour image of shape {array.shape}: expected [H, W, {channels}] for {encoding}")
-    if encoding in ("rgb8", "rgba8"):
-        return np.ascontiguousarray(array[:, :, :3])
-    return np.ascontiguousarray(array[:, :, 2::-1])
-
-
-def _bytes(data: Any) -> np.ndarray:
-    if isinstance(data, np.ndarray):
-        return np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-    return np.frombuffer(data, dtype=np.uint8)
-
-
-def _imdecode(content: np.ndarray, what: str) -> np.ndarray:
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
-    except cv2.error as error:
-        raise ImageError(f"{what} image of {content.size} bytes does not decode: {error.err}") from error
-    if image is None:
-        raise ImageError(f"{what} image of {content.size} bytes does not decode: empty, cut short or another format")
-    return image
-
-
-def _decode_compressed_depth(format: str, content: np.ndarray) -> np.ndarray:
-    """compressed_depth_image_transport: 12 bytes (int32 kind, float32 a, float32 b), then a PNG of 16 bits.
-
-    For 32FC1 the PNG holds quantised inverse depth: depth = a / (value - b), value 0 = none.
-    """
-    header_size = _COMPRESSED_DEPTH_HEADER.size
-    if content.size <= header_size:
-        raise ImageError(f"{format} image of {content.size} bytes: expected a header of {header_size} bytes and a PNG")
-    _, quant_a, quant_b = _COMPRESSED_DEPTH_HEADER.unpack(content[:header_size].tobytes())
-    payload = content[header_size:]
-    if payload[: len(_PNG_MAGIC)].tobytes() != _PNG_MAGIC:
-        raise ImageError(f"{format} image: no PNG after the header (the RVL coding is not supported)")
-    stored = _imdecode(payload, format)
-    if stored.dtype != np.uint16 or stored.ndim != 2:
-        raise ImageError(f"{format} image holds {stored.dtype} {stored.shape}: expected uint16 [H, W]")
-    if not format.strip().upper().startswith("32FC1"):
-        return stored
-    if not np.isfinite([quant_a, quant_b]).all() or quant_a <= 0:
-        raise ImageError(f"{format} image has quantisation a = {quant_a}, b = {quant_b}: expected finite, a > 0")
-    distance = stored.astype(np.float32) - np.float32(quant_b)
-    valid = (stored > 0) & (distance > 0)
-    return np.where(valid, np.float32(quant_a) / np.where(valid, distance, np.float32(1)), np.float32(0))
+    reds_first = encoding.startswith(("rgb", "bayer"))
+    return np.ascontiguousarray(array[:, :, :3] if reds_first else array[:, :, 2::-1])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chorus_core.io.bag_files import METADATA, is_bag
 from chorus_core.io.bag_topics import BagTopics
-from chorus_core.io.folders import open_numbered_folder, open_replica, open_scannet, open_seven_scenes
+from chorus_core.io.folders import COLOR_SUFFIXES, open_numbered_folder, open_replica, open_scannet, open_seven_scenes
 from chorus_core.io.sequence import RgbdSequence, SequenceError
 from chorus_core.io.tum import open_tum
 from chorus_core.io.upright import UprightSequence
@@ -23,7 +23,7 @@ def open_sequence(path: str | Path, topics: BagTopics | None = None, upright: bo
     Replica (NICE-SLAM)          ``results/``, ``traj.txt``, ``cam_params.json`` (there or in the parent)
     ScanNet export               ``color/``, ``depth/``, ``pose/``, ``intrinsic/``
     numbered folder              ``color/``, ``depth/``, ``pose/``, ``intrinsics.json``
-    7-Scenes                     ``frame-NNNNNN.color.png`` and so on
+    7-Scenes, 12-Scenes, 3RScan  ``frame-NNNNNN.color.png`` or ``.jpg`` and so on
     ============================ =====================================================================================
 
     Args:
@@ -54,13 +54,13 @@ def _open(path: Path, topics: BagTopics | None) -> RgbdSequence:
         return open_scannet(path)
     if (path / "color").is_dir() and (path / "depth").is_dir():
         return open_numbered_folder(path)
-    if next(path.glob("frame-*.color.png"), None) is not None:
+    if any(frame.suffix.lower() in COLOR_SUFFIXES for frame in path.glob("frame-*.color.*")):
         return open_seven_scenes(path)
     if is_bag(path):
         return _open_bag(path, topics)
     raise SequenceError(
         f"{path}: unknown layout: expected metadata.yaml (rosbag2), rgb.txt and depth.txt (TUM), traj.txt and results/ "
-        "(Replica), color/ with intrinsic/ (ScanNet) or intrinsics.json, or frame-*.color.png (7-Scenes)"
+        "(Replica), color/ with intrinsic/ (ScanNet) or intrinsics.json, or frame-*.color.png or .jpg (7-Scenes)"
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from chorus_core.frames import CameraIntrinsics, FrameError, RgbdFrame
 from chorus_core.io.errors import ReadError
 from chorus_core.io.images import ImageError, color_to_rgb, decode_compressed, depth_to_metres
+from chorus_core.io.registration import color_in_view
 
 _log = logging.getLogger(__name__)
 
@@ -115,14 +116,28 @@ class FrameFiles:
     stamp: float
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What the images of a folder are of.
+
+    Attributes:
+        intrinsics: of the depth images, or of the same view at another size.
+        depth_scale: units of the 16-bit depth images a metre.
+        color: of the colour images where their view is another one; both cameras are taken to stand in one place.
+    """
+
+    intrinsics: CameraIntrinsics
+    depth_scale: float
+    color: CameraIntrinsics | None = None
+
+
 class FileSequence(SequenceBase):
     """Frames whose images are single files, read when asked for.
 
     Args:
         name: for messages.
         files: what each frame is made of; those whose pose is not finite are dropped and counted.
-        intrinsics: of the depth images, or of the same view at another size.
-        depth_scale: units of the 16-bit depth images a metre.
+        calibration: of all of them.
         dropped: what the caller has dropped already, by reason.
 
     Raises:
@@ -133,19 +148,17 @@ class FileSequence(SequenceBase):
         self,
         name: str,
         files: Sequence[FrameFiles],
-        intrinsics: CameraIntrinsics,
-        depth_scale: float,
+        calibration: Calibration,
         dropped: Mapping[str, int],
     ) -> None:
         usable = [entry for entry in files if np.isfinite(entry.world_from_camera).all()]
         super().__init__(name, {**dropped, "pose not finite": len(files) - len(usable)})
-        if not np.isfinite(depth_scale) or depth_scale <= 0:
-            raise SequenceError(f"{name}: depth scale {depth_scale}: expected units a metre > 0")
+        if not np.isfinite(calibration.depth_scale) or calibration.depth_scale <= 0:
+            raise SequenceError(f"{name}: depth scale {calibration.depth_scale}: expected units a metre > 0")
         if not usable:
             raise SequenceError(f"{name}: no frame with colour, depth and a finite pose; {self.drops()}")
         self._files = usable
-        self._intrinsics = intrinsics
-        self._depth_scale = depth_scale
+        self._calibration = calibration
         level = logging.INFO if any(self.dropped.values()) else logging.DEBUG
         _log.log(level, "%s: %d frames, %s", name, len(usable), self.drops())
 
@@ -159,17 +172,20 @@ class FileSequence(SequenceBase):
             IndexError: no such frame.
             SequenceError: its files are damaged or do not fit together.
         """
-        files = self._files[self._position(index)]
+        files, known = self._files[self._position(index)], self._calibration
         try:
             color = color_to_rgb(read_image(files.color))
-            depth = depth_to_metres(read_image(files.depth), "16UC1", self._depth_scale)
-            return make_frame(color, depth, self._intrinsics, files.world_from_camera, files.stamp)
+            depth = depth_to_metres(read_image(files.depth), "16UC1", known.depth_scale)
+            if known.color is not None:
+                color, seen = color_in_view(color, known.color, (depth.shape[1], depth.shape[0]), known.intrinsics)
+                depth = np.where(seen, depth, np.float32(0))
+            return make_frame(color, depth, known.intrinsics, files.world_from_camera, files.stamp)
         except (ImageError, FrameError) as error:
             raise SequenceError(f"{files.color.name} with {files.depth.name}: {error}") from error
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A JPEG or PNG file as RGB uint8 [H, W, 3], grey uint8 [H, W] or depth as stored uint16 [H, W].
+    """A JPEG, PNG, PNM or TIFF file as RGB uint8 [H, W, 3], grey uint8 [H, W] or depth as stored, uint16 [H, W].
 
     Raises:
         ImageError: no such file, or it does not decode.
@@ -179,7 +195,7 @@ def read_image(path: Path) -> np.ndarray:
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
     try:
-        return decode_compressed(path.suffix.lower().removeprefix("."), content)
+        return decode_compressed("", content)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 

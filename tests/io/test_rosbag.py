@@ -152,7 +152,7 @@ def test_messages_recorded_out_of_order(tmp_path):
 
 def test_damaged_messages_are_dropped_and_counted(tmp_path):
     recording = with_tf(with_images())
-    changed = {1: raw_image(stamp_of(1) + 0.004, "yuv422", color_of(1)), 2: Raw(b"\x00\x01\x00\x00\x05")}
+    changed = {1: raw_image(stamp_of(1) + 0.004, "nv21", color_of(1)), 2: Raw(b"\x00\x01\x00\x00\x05")}
     for n, (topic, kind, stamp, _) in enumerate(recording.messages):
         if topic == COLOR and (i := round((stamp - 0.004 - START) / PERIOD)) in changed:
             recording.messages[n] = (topic, kind, stamp, changed[i])

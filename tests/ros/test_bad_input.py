@@ -126,7 +126,7 @@ REFUSED = {
     "unknown depth encoding": ({"depth": depth(encoding="12UC7")}, "bad_image", "encoding '12UC7'"),
     "empty encoding": ({"color": color("")}, "bad_image", "encoding ''"),
     "colour for depth": ({"depth": color()}, "bad_image", "depth encoding 'rgb8'"),
-    "depth for colour": ({"color": depth()}, "bad_image", "expected uint8"),
+    "depth for colour": ({"color": depth()}, "bad_image", "colour encoding '16UC1'"),
     "no pixels": ({"depth": broken(depth(), height=0, width=0)}, "bad_image", "image size 0x0"),
     "data cut short": ({"color": broken(color(), data=[1, 2, 3])}, "bad_image", "3 bytes of data"),
     "step too short": ({"depth": broken(depth(), step=7)}, "bad_image", "step 7"),
