@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo
 
 from chorus_core.pipeline import PipelineStatus
@@ -37,6 +38,7 @@ class Advice:
         self._started = started
         self._patience = patience
         self._failures = 0
+        self._said: dict[str, float] = {}
 
     def geometry(self, color: Any, depth: Any, info: CameraInfo, rectified: bool) -> None:
         """What would make a crooked map, though the messages do not show it for certain."""
@@ -60,9 +62,17 @@ class Advice:
                 throttle_duration_sec=_PERIOD,
             )
 
-    def poses(self, why_not: str) -> None:
-        """Frames arrive, but no pose for any of them."""
-        self._logger.warning(f"no pose for any frame yet: {why_not}", throttle_duration_sec=_PERIOD)
+    def health(self, statuses: Sequence[DiagnosticStatus], now: float) -> None:
+        """What diagnostics say of the inputs: trouble at once and then now and then, and its end."""
+        for status in statuses:
+            said = self._said.get(status.name)
+            if status.level == DiagnosticStatus.OK:
+                if said is not None:
+                    del self._said[status.name]
+                    self._logger.info(f"{status.name}: well again")
+            elif said is None or now - said >= _PERIOD:
+                self._said[status.name] = now
+                self._logger.warning(f"{status.name}: {status.message}")
 
     def failures(self, status: PipelineStatus) -> None:
         """Encodes that failed since the last call."""

@@ -52,7 +52,7 @@ class StreamMonitor:
         stale = age is None or age > stale_after
         message = "nothing has arrived" if age is None else f"nothing for {age:.1f} s" if stale else "arriving"
         values = {"rate (Hz)": f"{self.rate(now):.2f}", "messages": str(self.count)}
-        return _status(self.name, DiagnosticStatus.STALE if stale else DiagnosticStatus.OK, message, values)
+        return make_status(self.name, DiagnosticStatus.STALE if stale else DiagnosticStatus.OK, message, values)
 
 
 class DropMonitor:
@@ -70,7 +70,7 @@ class DropMonitor:
         self._last = dict(counts)
         message = ", ".join(f"{cause} +{n}" for cause, n in grown.items()) if grown else "nothing dropped lately"
         level = DiagnosticStatus.WARN if grown else DiagnosticStatus.OK
-        return _status(self.name, level, message, {cause: str(n) for cause, n in counts.items()})
+        return make_status(self.name, level, message, {cause: str(n) for cause, n in counts.items()})
 
 
 def map_status(status: PipelineStatus) -> DiagnosticStatus:
@@ -85,9 +85,9 @@ def map_status(status: PipelineStatus) -> DiagnosticStatus:
     values |= {f"{stage} (ms)": f"p50 {p50:.1f}, p99 {p99:.1f}" for stage, (p50, p99) in status.stage_ms.items()}
     if status.last_error:
         message = f"encoding failed {status.encode_failures} times: {status.last_error}"
-        return _status("map", DiagnosticStatus.WARN, message, values)
+        return make_status("map", DiagnosticStatus.WARN, message, values)
     message = f"{status.gaussians} Gaussians, encoded {status.encodes} times"
-    return _status("map", DiagnosticStatus.OK, message, values)
+    return make_status("map", DiagnosticStatus.OK, message, values)
 
 
 def diagnostic_array(stamp: Time, node_name: str, statuses: Sequence[DiagnosticStatus]) -> DiagnosticArray:
@@ -98,6 +98,6 @@ def diagnostic_array(stamp: Time, node_name: str, statuses: Sequence[DiagnosticS
     return DiagnosticArray(header=Header(stamp=stamp), status=list(statuses))
 
 
-def _status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
+def make_status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
     pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
     return DiagnosticStatus(name=name, level=level, message=message, values=pairs)

@@ -41,7 +41,8 @@ class FramesConfig:
     base_from_camera: str = option(
         "",
         "extrinsics `x y z qx qy qz qw` (metres), for odometry and pose, where TF knows none between base and camera; "
-        "without them an unnamed base is the camera itself",
+        "without them the unnamed base of odometry is the root of the camera's static transforms, and the unnamed base "
+        "of a pose is the camera itself",
     )
 
     def __post_init__(self) -> None:
@@ -56,10 +57,13 @@ class FramesConfig:
 class SyncConfig:
     """Pairing and waiting."""
 
-    tolerance: float = option(0.02, "seconds between colour, depth and info of a frame at most", ge=0.0, le=1.0)
+    tolerance: float = option(0.02, "seconds between colour and depth of a frame at most", ge=0.0, le=1.0)
     depth: int = option(10, "messages of each stream that wait for their partners at most", ge=1, le=1000)
     pose_wait: float = option(0.5, "seconds a frame waits for its pose at most", ge=0.0, le=60.0)
-    frames: int = option(5, "complete frames that wait for integration at most", ge=1, le=1000)
+    wait_mib: int = option(
+        256, "MiB of images that wait for their pose at most; 0.5 s of 1080p at 30 Hz are 150", ge=1, le=65536
+    )
+    frames: int = option(5, "frames with a pose that wait for integration at most", ge=1, le=1000)
     pose_history: float = option(10.0, "seconds of poses kept", gt=0.0, le=600.0)
 
 
@@ -74,6 +78,11 @@ class PublishConfig:
     cloud_color: str = option("label", "what `rgb` of the semantic cloud shows", choices=("label", "rgb"))
     stale_after: float = option(5.0, "seconds without input after which diagnostics call it stale", gt=0.0)
     map_folder: str = option("out/maps", "folder that save_map writes into, relative to the working directory")
+
+    def topic(self, name: str) -> str:
+        """The relative name of a topic or service of the node."""
+        prefix = self.namespace.strip("/")
+        return f"{prefix}/{name}" if prefix else name
 
 
 @dataclass(frozen=True)

@@ -5,40 +5,23 @@ Stamps are integer nanoseconds, so that equal stamps are equal.
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from chorus_ros.drops import DropCounter
 
 T = TypeVar("T")
-P = TypeVar("P")
 
 
-class DropCounter:
-    """How much was dropped, by cause. Safe to use from several threads."""
+@dataclass(frozen=True)
+class Skew:
+    """How far two streams lie apart where they do not pair: ``behind`` is older than ``ahead`` by ``nanoseconds``."""
 
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def add(self, cause: str, count: int = 1) -> None:
-        with self._lock:
-            self._counts[cause] += count
-
-    def counts(self) -> dict[str, int]:
-        """A copy, by cause in alphabetical order."""
-        with self._lock:
-            return dict(sorted(self._counts.items()))
-
-    def clear(self) -> None:
-        with self._lock:
-            self._counts.clear()
-
-    @property
-    def total(self) -> int:
-        with self._lock:
-            return sum(self._counts.values())
+    behind: str
+    ahead: str
+    nanoseconds: int
 
 
 class ApproximatePairing(Generic[T]):
@@ -73,6 +56,8 @@ class ApproximatePairing(Generic[T]):
         self._newest: dict[str, int] = {}
         self.jumps = 0
         """Time jumps seen so far."""
+        self.skew: Skew | None = None
+        """The least distance of messages that were dropped for want of a partner, since the last tuple."""
 
     def add(self, stream: str, stamp: int, message: T) -> tuple[T, ...] | None:
         """Take one message; the tuple it completes, if it completes one."""
@@ -112,83 +97,15 @@ class ApproximatePairing(Generic[T]):
                     queue.popleft()
                     self._drops.add(f"unpaired_{name}")
             stamps = {name: queue[0][0] for name, queue in self._waiting.items()}
-            newest = max(stamps.values())
+            ahead, newest = max(stamps.items(), key=lambda item: item[1])
             if newest - min(stamps.values()) <= self._tolerance:
+                self.skew = None
                 return tuple(self._waiting[name].popleft()[1] for name in self._streams)
             for name, stamp in stamps.items():
                 # The other streams are past this one, and only go on.
-                if newest - stamp > self._tolerance:
+                if (distance := newest - stamp) > self._tolerance:
                     self._waiting[name].popleft()
                     self._drops.add(f"unpaired_{name}")
+                    if self.skew is None or distance < self.skew.nanoseconds:
+                        self.skew = Skew(name, ahead, distance)
         return None
-
-
-@dataclass(frozen=True)
-class _Waiting(Generic[T]):
-    item: T
-    since: float  # seconds on the caller's monotonic clock
-
-
-class WaitingRoom(Generic[T]):
-    """Frames that wait for their pose: bounded in number and in time. Safe to use from several threads.
-
-    Causes counted: ``overflow_frame`` when the room was full (the oldest leaves), ``no_pose`` when the wait was over.
-
-    Args:
-        depth: frames that wait at most.
-        timeout: seconds a frame waits at most.
-        drops: where drops are counted.
-    """
-
-    def __init__(self, depth: int, timeout: float, drops: DropCounter) -> None:
-        if depth < 1 or timeout < 0:
-            raise ValueError(f"depth {depth}, timeout {timeout}: expected >= 1 and >= 0")
-        self._depth = depth
-        self._timeout = timeout
-        self._drops = drops
-        self._queue: deque[_Waiting[T]] = deque()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        with self._lock:
-            return len(self._queue)
-
-    def push(self, item: T, now: float) -> None:
-        """Let a frame in; ``now`` is in seconds on any monotonic clock, the same for all calls."""
-        with self._lock:
-            self._queue.append(_Waiting(item, now))
-            overflow = len(self._queue) - self._depth
-            for _ in range(overflow):
-                self._queue.popleft()
-        if overflow > 0:
-            self._drops.add("overflow_frame", overflow)
-
-    def pop(self, find: Callable[[T], P | None], now: float) -> tuple[T, P] | None:
-        """The oldest frame whose pose ``find`` knows, with that pose; frames that waited too long leave."""
-        with self._lock:
-            waiting = tuple(self._queue)
-        for entry in waiting:
-            found = find(entry.item)
-            if found is not None:
-                if self._remove(entry):
-                    return entry.item, found
-            elif now - entry.since > self._timeout and self._remove(entry):
-                self._drops.add("no_pose")
-        return None
-
-    def clear(self, cause: str) -> None:
-        """Let everything go and count it under ``cause``."""
-        with self._lock:
-            count = len(self._queue)
-            self._queue.clear()
-        if count:
-            self._drops.add(cause, count)
-
-    def _remove(self, entry: Any) -> bool:
-        """Whether the entry was still there: another thread may have pushed it out meanwhile."""
-        with self._lock:
-            for index, candidate in enumerate(self._queue):
-                if candidate is entry:
-                    del self._queue[index]
-                    return True
-        return False

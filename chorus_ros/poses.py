@@ -16,10 +16,8 @@ from tf2_msgs.msg import TFMessage
 from chorus_core.io.transform_buffer import TransformBuffer, TransformError
 from chorus_ros import qos
 from chorus_ros.conversions import MessageError, matrix, matrix_from_text, nanoseconds
+from chorus_ros.drops import Reject
 from chorus_ros.node_config import NodeConfig
-
-Reject = Callable[[str, Exception], None]
-"""Called with a cause and the error of a message that cannot be used."""
 
 
 class PoseSource(Protocol):
@@ -34,6 +32,9 @@ class PoseSource(Protocol):
 
     def reset(self) -> None:
         """Forget the past: time was set back."""
+
+    def subject(self, camera: str) -> str:
+        """What a lookup for ``camera`` looks for, as a noun without article."""
 
     def why_not(self) -> str:
         """What the last lookup without an answer lacked."""
@@ -54,8 +55,9 @@ class BufferedPoses:
             config: topics, frames and history.
             group: callback group of the subscriptions.
             arrived: called when new transforms may have completed a pose.
-            reject: see :data:`Reject`.
+            reject: counts messages that cannot be used.
         """
+        self._logger = node.get_logger()
         self._frames = config.frames
         self._buffer = TransformBuffer(history=config.sync.pose_history)
         self._arrived = arrived
@@ -69,14 +71,22 @@ class BufferedPoses:
         node.create_subscription(TFMessage, "/tf_static", self._on_tf_static, qos.TF_STATIC, callback_group=group)
         node.create_subscription(TFMessage, "/tf", self._on_tf, qos.TF, callback_group=group)
         reading = qos.sensor_input(100, config.topics.reliability)
+        self._subject = ""
         if config.frames.source == "odometry":
+            self._subject = f"odometry on {config.topics.odometry}"
             node.create_subscription(Odometry, config.topics.odometry, self._on_odometry, reading, callback_group=group)
         elif config.frames.source == "pose":
+            self._subject = f"pose on {config.topics.pose}"
             node.create_subscription(PoseStamped, config.topics.pose, self._on_pose, reading, callback_group=group)
 
     @property
     def map_frame(self) -> str:
         return self._map
+
+    def subject(self, camera: str) -> str:
+        if self._subject:
+            return f"{self._subject} that places {camera!r}"
+        return _tf_subject(camera, self._map)
 
     def why_not(self) -> str:
         return self._why
@@ -101,13 +111,16 @@ class BufferedPoses:
     def _base_from_camera(self, base: str, camera: str, seconds: float) -> np.ndarray:
         """How the camera sits on what the poses are of.
 
-        - An unnamed base: by the parameter; without it, the poses are the camera's own.
+        - An unnamed base: by the parameter; without it, odometry is of the root of the camera's static transforms,
+          and poses are the camera's own.
         - The camera itself: nothing lies in between.
         - Another frame: by TF (robots publish it on ``/tf_static``), else by the parameter.
 
         Raises:
             TransformError: another frame, of which neither TF nor the parameter knows.
         """
+        if base == "" and self._extrinsic is None and self._frames.source == "odometry":
+            base = self._unnamed_base(camera)
         if base == "":
             return np.eye(4) if self._extrinsic is None else self._extrinsic
         if base == camera:
@@ -118,6 +131,21 @@ class BufferedPoses:
             if self._extrinsic is None:
                 raise
             return self._extrinsic
+
+    def _unnamed_base(self, camera: str) -> str:
+        """What odometry that does not say is of: robots report the motion of their base, not of a camera."""
+        root = self._buffer.static_root(camera)
+        if root == camera:
+            raise TransformError(
+                f"the odometry names no child_frame_id, and no static transform leads to {camera!r}: expected one, or "
+                f"frames.base (the camera's own frame, if the poses are the camera's), or frames.base_from_camera"
+            )
+        self._logger.warning(
+            f"the odometry names no child_frame_id: it is taken to be of {root!r}, the root of the static transforms "
+            f"of {camera!r}; frames.base says otherwise",
+            once=True,
+        )
+        return root
 
     def _on_tf(self, message: TFMessage) -> None:
         self._take(message, static=False)
@@ -182,8 +210,15 @@ class Tf2Poses:
     def reset(self) -> None:
         self._buffer.clear()  # keeps static transforms
 
+    def subject(self, camera: str) -> str:
+        return _tf_subject(camera, self.map_frame)
+
     def why_not(self) -> str:
         return self._why
+
+
+def _tf_subject(camera: str, map_frame: str) -> str:
+    return f"transform from {camera!r} to {map_frame!r}"
 
 
 def make_pose_source(

@@ -36,3 +36,12 @@ TF_STATIC = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 """As tf2_ros has it for ``/tf_static``."""
+
+SERVICES = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1000,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""For services. A request that does not fit is lost without an answer, and ROS's default of 10 is soon full: an
+operator's page, a planner and a script that ask at once are enough. Bounded, because requests cost memory."""

@@ -136,6 +136,16 @@ class TransformBuffer:
         with self._lock:
             return self._chain(_frame_name(frame))[-1]
 
+    def static_root(self, frame: str) -> str:
+        """The topmost ancestor of a frame that static transforms lead to; the frame itself where none does.
+
+        Raises:
+            TransformError: the parents form a loop.
+        """
+        with self._lock:
+            chain = self._chain(_frame_name(frame))
+            return next(f for f in chain if (edge := self._edges.get(f)) is None or not edge.static)
+
     def moves(self, frame: str) -> bool:
         """Whether a transform between a frame and its root is not static."""
         with self._lock:

@@ -234,3 +234,13 @@ def test_caller_may_reuse_its_matrix():
     buffer.set_transform("odom", "base", 0.0, matrix)
     matrix[0, 3] = 9.0
     assert buffer.lookup("odom", "base", 0.0)[0, 3] == 1.0
+
+
+def test_static_root_ends_below_what_moves() -> None:
+    buffer = TransformBuffer()
+    buffer.set_transform("odom", "base", 1.0, np.eye(4))
+    buffer.set_transform("base", "mast", 0.0, np.eye(4), static=True)
+    buffer.set_transform("mast", "camera", 0.0, np.eye(4), static=True)
+    assert buffer.static_root("camera") == buffer.static_root("/camera") == "base"
+    assert buffer.static_root("base") == "base"
+    assert buffer.static_root("unknown") == "unknown"

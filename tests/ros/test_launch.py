@@ -151,7 +151,7 @@ def test_rviz_follows_the_arguments(tree: ast.Module, repository: Path) -> None:
 def test_rviz_shows_topics_of_the_node(repository: Path) -> None:
     topics = rviz_topics(repository)
     assert {"chorus/semantic_cloud", "chorus/query_cloud", "chorus/objects"} <= topics
-    source = (repository / "chorus_ros" / "perception_node.py").read_text(encoding="utf-8")
+    source = (repository / "chorus_ros" / "map_publisher.py").read_text(encoding="utf-8")
     for topic in topics:
         namespace, _, name = topic.partition("/")
         assert namespace == "camera" or f'"{name}"' in source

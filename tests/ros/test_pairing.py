@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chorus_ros.pairing import ApproximatePairing, DropCounter, WaitingRoom
+from chorus_ros.drops import DropCounter
+from chorus_ros.pairing import ApproximatePairing, Skew
 
 MS = 1_000_000
 STREAMS = ("color", "depth", "info")
@@ -67,6 +68,30 @@ def test_time_set_back_starts_anew() -> None:
     assert pairing.jumps == 1
 
 
+def test_skew_is_the_least_distance_of_what_never_pairs() -> None:
+    """Both at 30 Hz, half a period apart: 16 ms one way, 17 the other, with a tolerance of 10."""
+    drops = DropCounter()
+    pairing: ApproximatePairing[int] = ApproximatePairing(("color", "depth"), 10 * MS, 20, drops)
+    for i in range(60):
+        assert pairing.add("color", 33 * MS * i, i) is None
+        assert pairing.add("depth", 33 * MS * i + 346 * MS, i) is None
+    assert pairing.skew == Skew("color", "depth", 16 * MS)
+    pairing.add("color", 5000 * MS, 0)
+    assert pairing.add("depth", 5000 * MS, 0) == (0, 0)
+    assert pairing.skew is None
+
+
+def test_skew_of_clocks_that_differ() -> None:
+    drops = DropCounter()
+    pairing: ApproximatePairing[int] = ApproximatePairing(("color", "depth"), 10 * MS, 5, drops)
+    for i in range(60):
+        pairing.add("color", 33 * MS * i, i)
+        pairing.add("depth", 33 * MS * i + 3_600_000 * MS, i)
+    assert pairing.skew is not None
+    assert (pairing.skew.behind, pairing.skew.ahead) == ("color", "depth")
+    assert abs(pairing.skew.nanoseconds - 3_600_000 * MS) < 2_000 * MS
+
+
 events = st.lists(st.tuples(st.sampled_from(STREAMS), st.integers(0, 3_000)), max_size=200)
 
 
@@ -103,38 +128,3 @@ def test_jittered_streams_lose_nothing(count: int, jitter: int, random: object) 
     found = [f for s, t, i in messages if (f := pairing.add(s, t * MS, i))]
     assert found == [(i,) * 3 for i in range(count)]
     assert drops.total == 0
-
-
-def test_waiting_room_hands_out_in_order_and_gives_up_in_time() -> None:
-    drops = DropCounter()
-    room: WaitingRoom[str] = WaitingRoom(3, 0.5, drops)
-    for i, name in enumerate("abcd"):
-        room.push(name, now=i * 0.1)
-    assert len(room) == 3  # a was pushed out
-    known = {"c": 1}
-    assert room.pop(known.get, now=0.4) == ("c", 1)
-    assert room.pop(known.get, now=0.4) is None
-    assert room.pop(known.get, now=0.7) is None  # b has waited 0.6 s; d 0.4 s
-    assert len(room) == 1
-    assert drops.counts() == {"no_pose": 1, "overflow_frame": 1}
-    room.clear("reset")
-    assert drops.counts()["reset"] == 1
-
-
-@given(st.lists(st.sampled_from(["push", "pop", "wait"]), max_size=80), st.integers(1, 5))
-def test_waiting_room_accounts_for_every_frame(actions: list[str], depth: int) -> None:
-    drops = DropCounter()
-    room: WaitingRoom[int] = WaitingRoom(depth, 0.5, drops)
-    now, pushed, popped = 0.0, 0, []
-    for action in actions:
-        if action == "push":
-            room.push(pushed, now)
-            pushed += 1
-        elif action == "wait":
-            now += 0.3
-            assert room.pop(lambda _: None, now) is None
-        elif found := room.pop(lambda item: item, now):
-            popped.append(found[0])
-        assert len(room) <= depth
-    assert popped == sorted(popped)
-    assert pushed == len(popped) + drops.total + len(room)

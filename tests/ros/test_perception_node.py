@@ -18,7 +18,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from chorus_ros import conversions
-from chorus_ros.perception_node import PerceptionNode
+from chorus_ros.node import PerceptionNode
 from chorus_ros.player_node import CAMERA_FRAME
 
 _, _, POSE = render(0)
@@ -139,13 +139,13 @@ def test_failing_encoder_is_reported(
     published = []
     with monkeypatch.context() as patched:
         patched.setattr(node._pipeline.encoder, "encode", fail)
-        patched.setattr(node._objects_out, "publish", published.append)
+        patched.setattr(node._publisher._objects_out, "publish", published.append)
         feed(fed, *(after(TODAY, 20.0 + 0.1 * i) for i in range(3)))
         until(lambda: fed.status.encode_failures > 1)
         until(lambda: map_diagnostics(fed).level == DiagnosticStatus.WARN)
         assert "times: RuntimeError: no memory left" in map_diagnostics(fed).message
         assert "times so far: RuntimeError: no memory left" in capfd.readouterr().err
-        node._report_objects()
+        node._publisher.report_objects()
         assert not published  # frames came, but what would be shown is the same
     until(lambda: map_diagnostics(fed).level == DiagnosticStatus.OK)
     assert fed.status.encode_failures > 1

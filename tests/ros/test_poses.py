@@ -6,9 +6,11 @@ import dataclasses
 import importlib.machinery
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
+import rclpy.logging
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Odometry
 from std_msgs.msg import Header
@@ -26,6 +28,9 @@ class FakeNode:
 
     def __init__(self) -> None:
         self.callbacks = {}
+
+    def get_logger(self) -> Any:
+        return rclpy.logging.get_logger("test_poses")
 
     def create_subscription(self, kind, topic, callback, profile, callback_group=None) -> None:
         self.callbacks[topic] = callback
@@ -113,18 +118,41 @@ def test_tf_wins_over_the_parameter_where_it_knows() -> None:
     np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3.1), atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("extrinsic", "expected"), [("0 0 1.5 0 0 0 1", shift(3, 0, 1.5)), ("", shift(3))], ids=["given", "not given"]
-)
 @pytest.mark.parametrize("source", ["odometry", "pose"])
-def test_unnamed_base(source: str, extrinsic: str, expected: np.ndarray) -> None:
-    """Odometry with an empty child_frame_id, or a PoseStamped: by the parameter, else it is the camera's own."""
-    bench = Bench(source=source, base_from_camera=extrinsic)
+def test_unnamed_base_with_extrinsics(source: str) -> None:
+    """Odometry with an empty child_frame_id, or a PoseStamped: by the parameter."""
+    bench = Bench(source=source, base_from_camera="0 0 1.5 0 0 0 1")
     if source == "odometry":
         bench.odometry(1.0, shift(3), child="")
     else:
         bench.pose(1.0, shift(3))
-    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), expected, atol=1e-9)
+    np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3, 0, 1.5), atol=1e-9)
+
+
+def test_unnamed_base_of_odometry_is_the_root_of_the_cameras_static_transforms(capfd) -> None:
+    """base > mast > camera, and something that moves above: the mounting counts, and it is said once."""
+    bench = Bench(source="odometry")
+    bench.send("/tf_static", tf("base", "mast", 0.0, shift(0.1)))
+    bench.send("/tf_static", tf("mast", "camera", 0.0, shift(0, 0, 1)))
+    bench.send("/tf", tf("elsewhere", "base", 1.0, shift(99)))
+    bench.odometry(1.0, shift(3), child="")
+    for _ in range(3):
+        np.testing.assert_allclose(bench.source.lookup("camera", SECOND), shift(3.1, 0, 1), atol=1e-9)
+    assert capfd.readouterr().err.count("it is taken to be of 'base'") == 1
+
+
+def test_unnamed_base_of_odometry_without_a_mounting_has_no_answer() -> None:
+    """A body's pose taken for the optical frame's would lay the map on its side."""
+    bench = Bench(source="odometry")
+    bench.odometry(1.0, shift(3), child="")
+    assert bench.source.lookup("camera", SECOND) is None
+    assert "child_frame_id" in bench.source.why_not()
+    assert "frames.base" in bench.source.why_not()
+
+
+def test_lookups_say_what_they_look_for() -> None:
+    assert Bench(source="tf").source.subject("camera") == "transform from 'camera' to 'map'"
+    assert Bench(source="odometry").source.subject("camera") == "odometry on odom that places 'camera'"
 
 
 @pytest.mark.parametrize("source", ["odometry", "pose"])

@@ -1,0 +1,83 @@
+"""From messages to the map: each complete frame is decoded, checked and fused, or refused and counted by cause."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from builtin_interfaces.msg import Time
+
+from chorus_core.frames import FrameError
+from chorus_core.pipeline import Pipeline
+from chorus_ros import conversions
+from chorus_ros.camera_input import CameraFrame
+from chorus_ros.diagnostics import StreamMonitor
+from chorus_ros.drops import Reject
+from chorus_ros.input_health import DepthMonitor
+from chorus_ros.stamps import ExactStamps
+
+_CAUSES: tuple[tuple[type[Exception], str], ...] = (
+    (conversions.ImageError, "bad_image"),
+    (FrameError, "bad_frame"),
+    (conversions.MessageError, "bad_frame"),
+    (Exception, "integration_failed"),  # out of memory, say: this frame is lost, the node is not
+)
+"""The cause a frame is counted under when its way into the map ends with such an error; the first that fits."""
+
+
+class FrameIntegrator:
+    """Feeds the pipeline and counts what came of it.
+
+    Args:
+        pipeline: whose map grows.
+        reject: counts what is refused, by cause, and says why.
+    """
+
+    def __init__(self, pipeline: Pipeline, reject: Reject) -> None:
+        self._pipeline = pipeline
+        self._reject = reject
+        self._stamps = ExactStamps()
+        self._lock = threading.Lock()
+        self.frames = 0
+        """Frames that came complete."""
+        self.keyframes = 0
+        """Frames of those that are in the map."""
+        self.monitor = StreamMonitor("frames")
+        config = pipeline.config.map
+        self.depth_monitor = DepthMonitor(config.depth_min, config.depth_max)
+
+    def integrate(self, messages: CameraFrame) -> None:
+        """Fuse one frame, or refuse it."""
+        with self._lock:
+            self.frames += 1
+            self.monitor.tick(time.monotonic())
+            try:
+                self._fuse(messages)
+                self.keyframes += 1
+            except Exception as error:
+                self._reject(next(cause for kind, cause in _CAUSES if isinstance(error, kind)), error)
+
+    def _fuse(self, messages: CameraFrame) -> None:
+        frame = conversions.rgbd_frame(
+            messages.color, messages.depth, messages.info, messages.map_from_camera, messages.rectified
+        )
+        self._stamps.remember(frame.stamp, conversions.nanoseconds(messages.depth.header.stamp))
+        self.depth_monitor.seen(frame)
+        self._pipeline.integrate(frame)
+
+    @contextmanager
+    def between_frames(self) -> Iterator[None]:
+        """No frame is integrated, and counted, while the block runs."""
+        with self._lock:
+            yield
+
+    def restart(self) -> None:
+        """Count from zero; call it between frames."""
+        self.frames = self.keyframes = 0
+
+    def time_message(self, seconds: float) -> Time:
+        """A stamp of the library as the stamp of the frame that came in with it, to the nanosecond."""
+        exact = self._stamps.nanoseconds(seconds)
+        return conversions.time_message(seconds) if exact is None else conversions.exact_time_message(exact)
