@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--dims", type=int, nargs="*", default=[32, 64, 128], help="bases fitted to this scene")
     a = options.parse_args(arguments)
     device = torch.device(a.device)
-    scene = load_any_scene(a.scene) if a.scene else rooms(a.gaussians, (0.0, 0.0, 0.0), a.grid, a.seed)
+    scene = load_any_scene(a.scene).content if a.scene else rooms(a.gaussians, (0.0, 0.0, 0.0), a.grid, a.seed)
     if not isinstance(scene, Gaussians):
         raise SystemExit(f"--scene {a.scene}: expected Gaussians, found points")
     encoder = ChorusEncoder.from_pretrained(a.model, device)

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--halo", type=float, nargs="+", default=[0.0, 0.2, 0.4, 0.8, 1.6], help="metres")
     a = options.parse_args(arguments)
     device = torch.device(a.device)
-    scene = load_any_scene(a.scene) if a.scene else rooms(a.gaussians, (0.0, 0.0, 0.0), VOXEL, a.seed)
+    scene = load_any_scene(a.scene).content if a.scene else rooms(a.gaussians, (0.0, 0.0, 0.0), VOXEL, a.seed)
     if not isinstance(scene, Gaussians):
         raise SystemExit(f"--scene {a.scene}: expected Gaussians, found points")
     encoder, scene = ChorusEncoder.from_pretrained(a.model, device), scene.to(device)

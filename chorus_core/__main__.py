@@ -19,17 +19,16 @@ from chorus_core.config import Config
 from chorus_core.encoder import ChorusEncoder, EncodeOptions
 from chorus_core.encoder.checkpoint import shipped_models
 from chorus_core.encoder.hub import is_hub_name
-from chorus_core.encoder.normals import estimate_normals
-from chorus_core.encoder.outliers import inliers
-from chorus_core.gaussians import Gaussians
+from chorus_core.encoder.normals import complete_normals
 from chorus_core.io.any_scene import FORMS, load_any_scene
 from chorus_core.io.feature_file import save_features
 from chorus_core.io.map_file import features_path, load_map
-from chorus_core.io.point_cloud import PointCloud
 from chorus_core.io.rgbd import open_sequence
+from chorus_core.io.scene import PointCloud, Scene, SceneError
 from chorus_core.mapping import MapSnapshot
 from chorus_core.pipeline import Pipeline, choose_device
 from chorus_core.saved_map import open_saved_map
+from chorus_core.scene_rows import Choice, choose_rows
 from chorus_core.semantics.labelled_map import QueryResult
 
 
@@ -50,55 +49,55 @@ def build_map(arguments: argparse.Namespace, config: Config) -> None:
 
 def encode_scene(arguments: argparse.Namespace, config: Config) -> None:
     """A scene of any form to a labelled map (``.ply``), or to the bare features of its rows (``.safetensors``)."""
-    scene = load_any_scene(arguments.path)
-    points = isinstance(scene, PointCloud)
+    scene = load_any_scene(arguments.path, arguments.drop_bad or arguments.drop_outliers)
+    points = isinstance(scene.content, PointCloud)
     default = arguments.path.with_suffix(".features.safetensors" if points else ".chorus.ply")
     out: Path = arguments.out or default
     if out.resolve() == arguments.path.resolve():
         raise ValueError(f"--out {out} is the input: it would lose its other columns (spherical harmonics, say)")
     if out.suffix not in (".ply", ".safetensors"):
         raise ValueError(f"--out {out}: expected NAME.ply (a labelled map) or NAME.safetensors (features)")
-    if points and (out.suffix == ".ply" or arguments.drop_outliers):
-        raise ValueError(f"{arguments.path} holds points: a labelled map and --drop-outliers need Gaussians")
-    kept = inliers(scene) if arguments.drop_outliers else torch.ones(len(scene), dtype=torch.bool)
-    if not kept.any():
-        raise ValueError(f"{arguments.path}: nothing to encode in {len(scene)} rows")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".ply":
-        _write_map(out, scene[kept], arguments.grid, config)
-    else:
-        _write_features(out, scene, kept, arguments, config)
-    left_out = f", {int((~kept).sum())} outliers left out" if arguments.drop_outliers else ""
-    print(f"{out}: {int(kept.sum())} {'points' if points else 'Gaussians'} encoded{left_out}")
+    if points and out.suffix == ".ply":
+        raise ValueError(f"{arguments.path} holds points: a labelled map needs Gaussians")
+    write = _write_map if out.suffix == ".ply" else _write_features
+    choice = write(out, scene, arguments, config)
+    print(f"{out}: {int(choice.rows.sum())} {'points' if points else 'Gaussians'} encoded{choice}")
 
 
-def _write_map(out: Path, gaussians: Gaussians, grid: float | None, config: Config) -> None:
+def _write_map(out: Path, scene: Scene, arguments: argparse.Namespace, config: Config) -> Choice:
     pipeline = Pipeline(config)
+    size = arguments.grid or pipeline.encoder.model.config.grid_size
+    choice = _choose(scene, size, arguments, config)
+    gaussians = scene.content[choice.rows]
     numbers = torch.arange(len(gaussians))
-    features = pipeline.describe(gaussians, grid or pipeline.encoder.model.config.grid_size)
+    features = pipeline.describe(gaussians, size)
     pipeline.semantics.update(MapSnapshot(gaussians, numbers, numbers, 0.0), numbers, features)
+    out.parent.mkdir(parents=True, exist_ok=True)
     pipeline.save(out)
+    return choice
 
 
-def _write_features(
-    out: Path, scene: Gaussians | PointCloud, kept: torch.Tensor, arguments: argparse.Namespace, config: Config
-) -> None:
+def _write_features(out: Path, scene: Scene, arguments: argparse.Namespace, config: Config) -> Choice:
     options = config.encoder
     encoder = ChorusEncoder.from_pretrained(options.checkpoint, choose_device(options.device))
     head = None if arguments.head == "none" else arguments.head
     if head is not None and head not in encoder.model.config.heads:
         raise ValueError(f"--head {head}: the model has {', '.join(sorted(encoder.model.config.heads))}, or none")
-    features = torch.zeros((len(scene), encoder.width(head)), dtype=torch.float16)
     size = arguments.grid or encoder.model.config.grid_size
+    choice = _choose(scene, size, arguments, config)
     how = EncodeOptions(
         grid_size=size, max_points=options.max_gaussians, memory_gib=options.memory_gib, halo=options.halo,
         per_voxel=options.per_voxel,
     )  # fmt: skip
-    if isinstance(scene, PointCloud):
-        normals = estimate_normals(scene.points) if scene.normals is None else scene.normals
-        found = encoder.encode_points(scene.points, scene.colors, normals, head, **how)
+    chosen = scene.content[choice.rows]
+    if isinstance(chosen, PointCloud):
+        normals = complete_normals(chosen.points, chosen.normals)
+        found = encoder.encode_points(chosen.points, chosen.colors, normals, head, **how)
     else:
-        found = encoder.encode(scene[kept], head, **how)
+        found = encoder.encode(chosen, head, **how)
+    kept = scene.kept.clone()
+    kept[scene.kept] = choice.rows
+    features = torch.zeros((len(kept), encoder.width(head)), dtype=torch.float16)
     features[kept] = found.cpu()
     facts = {
         "scene": arguments.path.name,
@@ -107,8 +106,19 @@ def _write_features(
         "head": arguments.head,
         "grid_size": size,
         "per_voxel": options.per_voxel,
+        "origin": scene.origin.tolist(),
+        "left_out": choice.left_out,
     }
+    out.parent.mkdir(parents=True, exist_ok=True)
     save_features(out, features, kept, facts)
+    return choice
+
+
+def _choose(scene: Scene, grid_size: float, arguments: argparse.Namespace, config: Config) -> Choice:
+    try:
+        return choose_rows(scene, grid_size, config.encoder.max_gaussians, arguments.drop_outliers)
+    except SceneError as error:
+        raise SceneError(f"{arguments.path}: {error}") from error
 
 
 def query_map(arguments: argparse.Namespace, config: Config) -> None:
@@ -170,15 +180,19 @@ def _facts(path: Path) -> list[tuple[str, str]]:
 
 
 def _scene_facts(path: Path) -> list[tuple[str, str]]:
-    scene = load_any_scene(path)
-    if isinstance(scene, PointCloud):
-        normals = "estimated when encoded" if scene.normals is None else "given"
-        return [("points", str(len(scene))), ("extent", _extent(scene.points)), ("normals", normals)]
-    facts = [
-        ("Gaussians", str(len(scene))),
-        ("extent", _extent(scene.means)),
-        ("median scale", f"{float(scene.scales.median()):.4f} m"),
-    ]
+    scene = load_any_scene(path, drop_bad=True)
+    content = scene.content
+    facts = [("points" if isinstance(content, PointCloud) else "Gaussians", str(len(content)))]
+    facts += [("left out, with --drop-bad", f"{count} with {reason}") for reason, count in scene.faults.items()]
+    if not len(content):
+        return facts
+    facts.append(("extent", _extent(scene.positions)))
+    if scene.origin.any():
+        facts.append(("origin", " ".join(f"{value:.3f}" for value in scene.origin) + " m"))
+    if isinstance(content, PointCloud):
+        unknown = len(content) if content.normals is None else int((~content.normals.any(dim=1)).sum())
+        return [*facts, ("normals", f"{unknown} of {len(content)} estimated when encoded" if unknown else "given")]
+    facts.append(("median scale", f"{float(content.scales.median()):.4f} m"))
     if path.suffix == ".ply" and features_path(path).is_file():
         labelled, model = load_map(path)
         facts += [("model", model.name), ("feature width", str(labelled.features.shape[1]))]
@@ -218,8 +232,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--grid", type=float, help="edge of the encoder's voxels, metres")
     sub.add_argument("--head", default="lang", help="of the features in a .safetensors; none: before any head")
     sub.add_argument(
+        "--drop-bad",
+        action="store_true",
+        help="leave out rows that are no Gaussians or points: not finite, rotations of zeros, impossible sizes",
+    )
+    sub.add_argument(
         "--drop-outliers", action="store_true",
-        help="leave out Gaussians that are blown up or float alone, as fits without depth have them",
+        help="leave out, too, what is blown up, floats alone or lies far away, as fits without depth have it",
     )  # fmt: skip
     sub = command("query", query_map, "ask a saved map")
     sub.add_argument("text", nargs="+")

@@ -84,7 +84,10 @@ def test_features_of_any_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert torch.equal(kept, inliers(scene))
     assert not kept[7]
     left_out = int((~kept).sum())
-    assert f"{300 - left_out} Gaussians encoded, {left_out} outliers left out" in capsys.readouterr().out
+    assert (
+        f"{300 - left_out} Gaussians encoded, {left_out} left out ({left_out} blown up or alone"
+        in capsys.readouterr().out
+    )
     assert not features[~kept].any()
     assert features[kept].any(dim=1).all()
     assert features.shape == (300, 672)
@@ -109,6 +112,61 @@ def test_points_are_encoded_by_a_point_model(tmp_path: Path, capsys: pytest.Capt
     ):
         assert main(wrong) == 2
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_bad_and_far_rows_do_not_ruin_a_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = small_scene()
+    save_gaussians(tmp_path / "good.ply", scene[1:])
+    scene.means[0] = torch.tensor((1e4, 0.0, 0.0))
+    save_gaussians(tmp_path / "scene.ply", scene)
+    out = tmp_path / "f.safetensors"
+    assert main(["encode", str(tmp_path / "good.ply"), "-o", str(out)]) == 0
+    expected = load_features(out)[0]
+    assert main(["encode", str(tmp_path / "scene.ply"), "-o", str(out)]) == 0
+    assert "299 Gaussians encoded, 1 left out (1 beyond the grid's 1308 m)" in capsys.readouterr().out
+    features, kept, facts = load_features(out)
+    assert kept.tolist() == [False] + [True] * 299
+    assert torch.equal(features[1:], expected)
+    assert facts["left_out"] == {"beyond the grid's 1308 m": 1}
+    data = (tmp_path / "scene.ply").read_bytes()
+    start = data.index(b"end_header\n") + 11
+    (tmp_path / "scene.ply").write_bytes(data[:start] + np.float32(np.nan).tobytes() + data[start + 4 :])
+    for arguments, code in (([], 2), (["--drop-bad"], 0), (["--drop-outliers"], 0)):
+        assert main(["encode", str(tmp_path / "scene.ply"), "-o", str(out), *arguments]) == code
+        printed = capsys.readouterr()
+        if code:
+            assert printed.err.count("\n") == 1
+            assert "1 of 300 rows are no Gaussians" in printed.err and "--drop-bad" in printed.err
+        else:
+            assert "left out (1 with a position that is not finite" in printed.out
+            assert not load_features(out)[1][0]
+        if arguments == ["--drop-bad"]:
+            assert torch.equal(load_features(out)[0][1:], expected)
+    assert main(["info", str(tmp_path / "scene.ply")]) == 0
+    assert "1 with a position that is not finite" in capsys.readouterr().out
+
+
+def test_points_with_normals_of_zero(tmp_path: Path) -> None:
+    """As 3DGS writes them; they are estimated, as where there are none."""
+    scene = small_scene()
+    points = ["--set", "encoder.checkpoint=chorus_mini_pts"]
+    arrays = {"points": scene.means.numpy(), "colors": scene.colors.numpy()}
+    found = []
+    for name, normals in (("none", {}), ("zero", {"normals": np.zeros((300, 3))})):
+        np.savez(tmp_path / f"{name}.npz", **arrays, **normals)
+        assert main(["encode", str(tmp_path / f"{name}.npz"), *points]) == 0
+        found.append(load_features(tmp_path / f"{name}.features.safetensors")[0])
+    assert torch.equal(*found)
+
+
+def test_a_scene_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_gaussians(tmp_path / "scene.ply", Gaussians.empty())
+    assert main(["info", str(tmp_path / "scene.ply")]) == 0
+    assert re.search(r"Gaussians\W+0\W", capsys.readouterr().out)
+    assert main(["encode", str(tmp_path / "scene.ply")]) == 2
+    error = capsys.readouterr().err
+    assert "scene.ply: nothing to encode in 0 rows" in error
+    assert error.count("\n") == 1
 
 
 def test_encode_leaves_the_scene_it_reads_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

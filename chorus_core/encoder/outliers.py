@@ -1,7 +1,8 @@
-"""Gaussians that a photometric fit leaves behind and no surface has: blown up, or floating alone."""
+"""Gaussians that a photometric fit leaves behind and no surface has: blown up, floating alone, or far away."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -36,3 +37,46 @@ def inliers(gaussians: Gaussians, deviations: float = 5.0) -> Tensor:
     others = torch.as_tensor(near, device=kept.device) - 1
     kept[suspects] &= others >= _ENOUGH_NEIGHBOURS
     return kept
+
+
+def within_reach(points: Tensor, reach: float) -> Tensor:
+    """The most points that a box of an edge of ``reach`` metres holds, found axis after axis, bool [N].
+
+    Args:
+        points: metres [N, 3].
+    """
+    host = points.detach().cpu().double().numpy()
+    inside = np.ones(len(host), bool)
+    for axis in range(3):
+        along = np.sort(host[inside, axis])
+        if not len(along) or along[-1] - along[0] <= reach:
+            continue
+        counts = np.searchsorted(along, along + reach, side="right") - np.arange(len(along))
+        low = along[counts.argmax()]
+        inside &= (host[:, axis] >= low) & (host[:, axis] <= low + reach)
+    return torch.from_numpy(inside).to(points.device)
+
+
+def lone(points: Tensor, radius: float) -> Tensor:
+    """Which points have fewer than 3 others within ``radius`` metres, bool [N].
+
+    Args:
+        points: metres [N, 3].
+    """
+    host = points.detach().cpu().double().numpy()
+    found = np.zeros(len(host), bool)
+    candidates = _in_sparse_cells(host, radius / np.sqrt(3.0)) if len(host) else found
+    if candidates.any():
+        near = cKDTree(host).query_ball_point(host[candidates], radius, return_length=True, workers=-1)
+        found[candidates] = near - 1 < _ENOUGH_NEIGHBOURS
+    return torch.from_numpy(found).to(points.device)
+
+
+def _in_sparse_cells(points: np.ndarray, edge: float) -> np.ndarray:
+    """Points [N] that share their cell with fewer than 3 others; all where the cells are too many to number."""
+    cells = np.floor((points - points.min(axis=0)) / edge)
+    if cells.max() >= 1 << 20:
+        return np.ones(len(points), bool)
+    numbers = cells.astype(np.int64) @ (1 << np.array([40, 20, 0]))
+    _, cell_of, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    return counts[cell_of] <= _ENOUGH_NEIGHBOURS

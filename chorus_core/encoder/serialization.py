@@ -17,6 +17,9 @@ ORDERS = ("z", "z-trans", "hilbert", "hilbert-trans")
 """The four curves, in the order in which the blocks of a stage take turns."""
 
 _MAX_DEPTH = 16  # 3 x 16 bits of code leave 15 for the batch index in an int64
+LARGEST_EXTENT = (1 << _MAX_DEPTH) - 1
+"""Cells along an axis at most."""
+
 _SCENE_BITS, _TAG_BITS = 10, 5  # of that, where several curves are sorted as one
 
 
@@ -28,7 +31,9 @@ def grid_depth(extent: Sequence[int]) -> int:
     """
     depth = int(max(extent)).bit_length()
     if depth > _MAX_DEPTH:
-        raise ValueError(f"grid coordinate {max(extent) - 1} needs {depth} bits an axis: expected at most {_MAX_DEPTH}")
+        raise ValueError(
+            f"{max(extent)} voxels along an axis: expected {LARGEST_EXTENT} at most, with a larger grid_size"
+        )
     return depth
 
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from chorus_core.io.errors import ReadError
+
 CHUNK_SIZE = 256
 PACKED_COLUMNS = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 _BOUND_COLUMNS = tuple(f"{end}_{axis}" for axis in ("{}", "scale_{}") for end in ("min", "max"))
@@ -24,7 +26,7 @@ _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 """Indices of the three components that are stored, by index of the one that is not."""
 
 
-class CompressedPlyError(ValueError):
+class CompressedPlyError(ReadError):
     """A compressed ``.ply`` that lacks a property or whose elements do not fit together."""
 
 
@@ -43,9 +45,9 @@ def decompress(chunk: np.ndarray | None, vertex: np.ndarray) -> tuple[np.ndarray
     bounds = [name.format(axis) for name in _BOUND_COLUMNS for axis in "xyz"]
     _require(chunk, tuple(bounds), "chunk")
     chunks_needed = -(-len(vertex) // CHUNK_SIZE)
-    if len(chunk) != chunks_needed:
+    if len(chunk) < chunks_needed:  # some writers leave a few too many
         raise CompressedPlyError(
-            f"{len(chunk)} chunks for {len(vertex)} vertices: expected {chunks_needed} of {CHUNK_SIZE}"
+            f"{len(chunk)} chunks for {len(vertex)} vertices: expected {chunks_needed} or more of {CHUNK_SIZE}"
         )
     chunk_of = np.arange(len(vertex)) // CHUNK_SIZE  # [N]
     position, rotation, scale, color = (np.asarray(vertex[name], np.uint32) for name in PACKED_COLUMNS)
@@ -74,7 +76,9 @@ def _between(chunk: np.ndarray, chunk_of: np.ndarray, name: str, axes: str, frac
         np.stack([np.asarray(chunk[f"{end}_{name.format(axis)}"], np.float64) for axis in axes], axis=1)[chunk_of]
         for end in ("min", "max")
     )
-    return low * (1.0 - fraction) + high * fraction  # [N, 3]
+    # a flat splat has a logarithm of -inf, which must not be weighed by 0
+    with np.errstate(invalid="ignore"):
+        return np.where(fraction < 1, low * (1.0 - fraction), 0.0) + np.where(fraction > 0, high * fraction, 0.0)
 
 
 def _fraction(packed: np.ndarray, shift: int, bits: int) -> np.ndarray:

@@ -1,17 +1,19 @@
-"""Gaussians as standard 3DGS ``.ply``, and readers of SuperSplat-compressed and plain point-cloud ``.ply``."""
+"""Gaussians as standard 3DGS ``.ply``, and a reader of SuperSplat-compressed ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from plyfile import PlyData, PlyElement, PlyParseError
+from plyfile import PlyData, PlyElement
 
 from chorus_core.gaussians import SH_C0, Gaussians
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.compressed_ply import PACKED_COLUMNS, CompressedPlyError, decompress
+from chorus_core.io.ply import PlyFormatError, columns, float_columns, origin_of, read_ply, require, vertex_of
+from chorus_core.io.scene import GaussianRows, scene_of_gaussians
 
 _POSITION = ("x", "y", "z")
 _NORMAL = ("nx", "ny", "nz")
@@ -24,14 +26,14 @@ _COLUMNS = (*_POSITION, *_NORMAL, *_COLOR, "opacity", *_SCALE, *_ROTATION)
 _REQUIRED = tuple(name for name in _COLUMNS if name not in _NORMAL)
 _EXTRA_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
 _SMALLEST = float(np.finfo(np.float32).tiny)
-_UNIT_TOLERANCE = 1e-6
 
 
-class PlyFormatError(ValueError):
-    """A ``.ply`` file that cannot be used. The message names the file, the property and the expected form."""
-
-
-def save_gaussians(path: str | Path, gaussians: Gaussians, extra: Mapping[str, np.ndarray] | None = None) -> None:
+def save_gaussians(
+    path: str | Path,
+    gaussians: Gaussians,
+    extra: Mapping[str, np.ndarray] | None = None,
+    origin: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
+) -> None:
     """Write Gaussians as binary little-endian 3DGS ``.ply`` (Kerbl et al. 2023), which SuperSplat and others open.
 
     Columns: x, y, z, nx, ny, nz (zero), f_dc_0..2, opacity (logit), scale_0..2 (log), rot_0..3 (wxyz), then
@@ -47,6 +49,7 @@ def save_gaussians(path: str | Path, gaussians: Gaussians, extra: Mapping[str, n
         gaussians: on any device.
         extra: further per-Gaussian columns [N] by name (label, instance, confidence ...), of an integer type up to
             32 bits, float32 or float64.
+        origin: world position of the means' (0, 0, 0), metres [3]; kept as ``comment origin x y z`` if not zero.
 
     Raises:
         PlyFormatError: a value that the format cannot hold (non-finite, negative scale, opacity outside [0, 1]), or
@@ -64,7 +67,8 @@ def save_gaussians(path: str | Path, gaussians: Gaussians, extra: Mapping[str, n
     _set_columns(vertex, _ROTATION, quats)
     for name, values in extra_columns.items():
         vertex[name] = values
-    ply = PlyData([PlyElement.describe(vertex, "vertex")], text=False, byte_order="<")
+    comments = [f"origin {' '.join(repr(float(value)) for value in origin)}"] if np.any(origin) else []
+    ply = PlyData([PlyElement.describe(vertex, "vertex")], text=False, byte_order="<", comments=comments)
     with atomic_path(path) as temporary:
         ply.write(str(temporary))
 
@@ -73,33 +77,41 @@ def load_gaussians(path: str | Path) -> Gaussians:
     """Read a 3DGS ``.ply`` (binary or text) or a SuperSplat-compressed one; float32, on the CPU.
 
     View-dependent colour (``f_rest_*``, element ``sh``) and extra columns are read past. Colours are clipped to
-    [0, 1], quaternions normalised (those of unit length are left bit for bit).
+    [0, 1], quaternions normalised (those of unit length are left bit for bit). Coordinates are as the file has them;
+    what was taken off them before is left to :func:`chorus_core.io.any_scene.load_any_scene`.
 
     Raises:
-        PlyFormatError: not a ``.ply``, cut short, a property missing, or values that are no Gaussians.
+        PlyFormatError: not a ``.ply``, cut short, a property missing, values that are no Gaussians, or coordinates
+            that float32 would spoil.
         FileNotFoundError: no such file.
     """
-    ply = _read(path)
-    vertex = _vertex(ply, path)
+    return scene_of_gaussians(path, read_gaussian_rows(path), movable=False, error=PlyFormatError).content
+
+
+def read_gaussian_rows(path: str | Path) -> GaussianRows:
+    """Decode what :func:`load_gaussians` reads, without a look at the values.
+
+    Raises:
+        PlyFormatError: not a ``.ply``, cut short, or a property missing.
+        FileNotFoundError: no such file.
+    """
+    ply = read_ply(path, ("chunk", "vertex"))
+    vertex = vertex_of(ply, path)
     if "chunk" in ply or any(name in vertex.dtype.names for name in PACKED_COLUMNS):
         try:
-            means, quats, scales, opacities, colors = decompress(ply["chunk"].data if "chunk" in ply else None, vertex)
+            return GaussianRows(*decompress(ply["chunk"].data if "chunk" in ply else None, vertex), origin_of(ply))
         except CompressedPlyError as error:
             raise PlyFormatError(f"{path}: {error}") from error
-    else:
-        _require(vertex, _REQUIRED, path, "a 3DGS file")
-        means = _columns(vertex, _POSITION)
-        quats = _columns(vertex, _ROTATION)
-        with np.errstate(over="ignore"):
-            scales = np.exp(_columns(vertex, _SCALE, np.float64)).astype(np.float32)
-        opacities = _sigmoid(np.asarray(vertex["opacity"], np.float64))
-        colors = (0.5 + SH_C0 * _columns(vertex, _COLOR, np.float64)).astype(np.float32)
-    arrays = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
-    for name, values in arrays.items():
-        _require_finite(values, name, path)
-    arrays["quats"] = _unit(quats, path)
-    arrays["colors"] = np.clip(colors, 0.0, 1.0)
-    return Gaussians(**{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()})
+    require(vertex, _REQUIRED, path, "a 3DGS file")
+    with np.errstate(over="ignore"):
+        return GaussianRows(
+            means=float_columns(vertex, _POSITION),
+            quats=columns(vertex, _ROTATION),
+            scales=np.exp(columns(vertex, _SCALE, np.float64)).astype(np.float32),
+            opacities=_sigmoid(np.asarray(vertex["opacity"], np.float64)),
+            colors=(0.5 + SH_C0 * columns(vertex, _COLOR, np.float64)).astype(np.float32),
+            origin=origin_of(ply),
+        )
 
 
 def holds_gaussians(path: str | Path) -> bool:
@@ -109,7 +121,7 @@ def holds_gaussians(path: str | Path) -> bool:
         PlyFormatError: not a ``.ply``, or cut short.
         FileNotFoundError: no such file.
     """
-    names = set(_vertex(_read(path), path).dtype.names)
+    names = set(vertex_of(read_ply(path, ("vertex",)), path).dtype.names)
     return not names.isdisjoint((*_COLOR, *_SCALE, *_ROTATION, *PACKED_COLUMNS))
 
 
@@ -120,38 +132,9 @@ def load_extra(path: str | Path) -> dict[str, np.ndarray]:
         PlyFormatError: not a ``.ply``, or cut short.
         FileNotFoundError: no such file.
     """
-    vertex = _vertex(_read(path), path)
+    vertex = vertex_of(read_ply(path, ("vertex",)), path)
     names = [n for n in vertex.dtype.names if not _is_reserved(n)]
     return {name: np.array(vertex[name], dtype=vertex[name].dtype.newbyteorder("=")) for name in names}
-
-
-def load_points(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Read a plain coloured point cloud ``.ply`` with x, y, z, red, green, blue and perhaps nx, ny, nz.
-
-    Returns:
-        points in the file's frame and unit, float32 [N, 3]; colours uint8 [N, 3] (floating ones in [0, 1] are scaled);
-        normals as the file has them, float32 [N, 3], or None.
-
-    Raises:
-        PlyFormatError: not a ``.ply``, cut short, a property missing, or non-finite coordinates.
-        FileNotFoundError: no such file.
-    """
-    vertex = _vertex(_read(path), path)
-    rgb = ("red", "green", "blue")
-    _require(vertex, (*_POSITION, *rgb), path, "a coloured point cloud")
-    points = _columns(vertex, _POSITION)
-    _require_finite(points, "x, y, z", path)
-    kinds = {vertex.dtype[name].kind for name in rgb}
-    if kinds <= {"u", "i"}:
-        colors = _columns(vertex, rgb, np.int64)
-    else:
-        floating = _columns(vertex, rgb, np.float64)
-        _require_finite(floating, "red, green, blue", path)
-        colors = np.rint(floating * 255.0).astype(np.int64)
-    if colors.size and (colors.min() < 0 or colors.max() > 255):
-        raise PlyFormatError(f"{path}: red, green, blue outside their range: expected uchar, or float in [0, 1]")
-    normals = _columns(vertex, _NORMAL) if set(_NORMAL) <= set(vertex.dtype.names) else None
-    return points, colors.astype(np.uint8), normals
 
 
 _FIELDS = ("means", "quats", "scales", "opacities", "colors")
@@ -184,45 +167,6 @@ def _is_reserved(name: str) -> bool:
     return name in _COLUMNS or name in PACKED_COLUMNS or name.startswith("f_rest_")
 
 
-def _read(path: str | Path) -> PlyData:
-    """The file, memory-mapped where its layout lets us."""
-    try:
-        # "c": copy on write, so that a file without write permission opens too
-        return PlyData.read(str(path), mmap="c")
-    except (PlyParseError, ValueError) as error:
-        # UnicodeDecodeError (a binary file of another kind) is a ValueError
-        raise PlyFormatError(f"{path}: not a readable .ply: {error}") from error
-
-
-def _vertex(ply: PlyData, path: str | Path) -> np.ndarray:
-    if "vertex" not in ply:
-        names = ", ".join(element.name for element in ply.elements) or "none"
-        raise PlyFormatError(f"{path}: no element 'vertex' (elements: {names})")
-    return ply["vertex"].data
-
-
-def _require(vertex: np.ndarray, names: tuple[str, ...], path: str | Path, what: str) -> None:
-    missing = [name for name in names if name not in vertex.dtype.names]
-    if missing:
-        raise PlyFormatError(
-            f"{path}: not {what}: vertex has no property {', '.join(missing)} (it has {', '.join(vertex.dtype.names)})"
-        )
-    lists = [name for name in names if vertex.dtype[name].kind == "O"]
-    if lists:
-        raise PlyFormatError(f"{path}: vertex property {', '.join(lists)} is a list: expected a number")
-
-
-def _require_finite(values: np.ndarray, name: str, path: str | Path) -> None:
-    finite = np.isfinite(values)
-    if not finite.all():
-        rows = int((~finite.reshape(len(values), -1).all(axis=1)).sum())
-        raise PlyFormatError(f"{path}: {name} not finite in {rows} of {len(values)} vertices")
-
-
-def _columns(vertex: np.ndarray, names: tuple[str, ...], dtype: type = np.float32) -> np.ndarray:
-    return np.stack([np.asarray(vertex[name], dtype) for name in names], axis=1)  # [N, len(names)]
-
-
 def _set_columns(vertex: np.ndarray, names: tuple[str, ...], values: np.ndarray) -> None:
     for index, name in enumerate(names):
         vertex[name] = values[:, index]
@@ -237,12 +181,3 @@ def _logit(probability: np.ndarray) -> np.ndarray:
 def _sigmoid(logit: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         return (1.0 / (1.0 + np.exp(-logit))).astype(np.float32)
-
-
-def _unit(quats: np.ndarray, path: str | Path) -> np.ndarray:
-    """Quaternions of unit length; those that have it already keep every bit."""
-    norm = np.linalg.norm(quats.astype(np.float64), axis=1, keepdims=True)  # [N, 1]
-    zero = norm < 1e-12
-    if zero.any():
-        raise PlyFormatError(f"{path}: rot_0..3 are all zero in {int(zero.sum())} of {len(quats)} vertices")
-    return np.where(np.abs(norm - 1.0) > _UNIT_TOLERANCE, quats / norm, quats).astype(np.float32)

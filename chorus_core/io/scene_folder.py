@@ -8,16 +8,18 @@ import numpy as np
 import torch
 
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.arrays import read_npy
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.errors import ReadError
+from chorus_core.io.scene import GaussianRows, scene_of_gaussians
 
 LABELS = ("normal", "segment", "instance")
 """Optional arrays that the layout itself names: float [N, 3], int [N], int [N] (-1 = ignore)."""
 
 _SHAPES = {"coord": (3,), "color": (3,), "opacity": (), "quat": (4,), "scale": (3,)}
-_MMAP_FROM_BYTES = 16 << 20
 
 
-class SceneFolderError(ValueError):
+class SceneFolderError(ReadError):
     """A scene folder that cannot be used. The message names the file and the expected form."""
 
 
@@ -73,56 +75,50 @@ def load_scene(folder: str | Path) -> tuple[Gaussians, dict[str, np.ndarray]]:
         entry each Gaussian, by file name without suffix. Arrays from 16 MiB up are memory-mapped (copy on write).
 
     Raises:
-        SceneFolderError: a file is missing, not an array, or of the wrong shape, type or range.
+        SceneFolderError: a file is missing, not an array, of the wrong shape, type or range, or has coordinates that
+            float32 would spoil.
+    """
+    rows = read_folder_rows(folder)
+    gaussians = scene_of_gaussians(folder, rows, movable=False, error=SceneFolderError).content
+    return gaussians, _load_labels(Path(folder), len(rows.means))
+
+
+def read_folder_rows(folder: str | Path) -> GaussianRows:
+    """Decode the Gaussians of a scene folder, without a look at the values of single rows.
+
+    Raises:
+        SceneFolderError: a file is missing, not an array, or of the wrong shape, type or convention.
     """
     folder = Path(folder)
     missing = [f"{name}.npy" for name in _SHAPES if not (folder / f"{name}.npy").is_file()]
     if missing:
         raise SceneFolderError(f"{folder}: not a scene folder: no {', '.join(missing)}")
-    core = {name: _load(folder / f"{name}.npy") for name in _SHAPES}
+    core = {name: read_npy(folder / f"{name}.npy", SceneFolderError) for name in _SHAPES}
     if core["opacity"].ndim == 2 and core["opacity"].shape[1] == 1:
         core["opacity"] = core["opacity"][:, 0]
-    count = len(core["coord"])
+    count = len(core["coord"]) if core["coord"].ndim else 0
     for name, shape in _SHAPES.items():
-        _check_core(folder, name, core[name], (count, *shape))
+        _check_shape(folder, name, core[name], (count, *shape))
     if core["color"].dtype != np.uint8:
         raise SceneFolderError(f"{folder}/color.npy is {core['color'].dtype}: expected uint8")
-
-    quats = core["quat"].astype(np.float64)
-    norm = np.linalg.norm(quats, axis=1, keepdims=True)  # [N, 1]
-    if (norm < 1e-6).any():
-        raise SceneFolderError(f"{folder}/quat.npy has {int((norm < 1e-6).sum())} rows of zeros: expected wxyz")
-    quats = np.where(np.abs(norm - 1.0) > 1e-6, quats / norm, quats)
     opacity, scale = core["opacity"], core["scale"]
-    if count and (opacity.min() < 0 or opacity.max() > 1):
+    if _most((opacity < 0) | (opacity > 1)):
         raise SceneFolderError(
             f"{folder}/opacity.npy spans {opacity.min():g}..{opacity.max():g}: expected [0, 1] (after the sigmoid)"
         )
-    if count and scale.min() < 0:
+    if _most((scale < 0).any(axis=1)):
         raise SceneFolderError(f"{folder}/scale.npy has {scale.min():g}: expected metres >= 0 (after the exponential)")
-    gaussians = Gaussians(
-        means=_tensor(core["coord"]),
-        quats=_tensor(quats),
-        scales=_tensor(scale),
-        opacities=_tensor(opacity),
-        colors=_tensor(core["color"]) / 255.0,
-    )
-    return gaussians, _load_labels(folder, count)
+    return GaussianRows(core["coord"], core["quat"], scale, opacity, core["color"] / np.float32(255.0))
 
 
-def _load(path: Path) -> np.ndarray:
-    try:
-        mmap = "c" if path.stat().st_size >= _MMAP_FROM_BYTES else None
-        return np.load(path, mmap_mode=mmap, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise SceneFolderError(f"{path}: not a readable array: {error}") from error
+def _most(wrong: np.ndarray) -> bool:
+    """Whether it is the convention that is wrong, rather than some rows."""
+    return len(wrong) > 0 and float(wrong.mean()) > 0.5
 
 
-def _check_core(folder: Path, name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
+def _check_shape(folder: Path, name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
     if values.shape != shape or values.dtype.kind not in "fui":
         raise SceneFolderError(f"{folder}/{name}.npy is {values.dtype} {values.shape}: expected numbers {shape}")
-    if not np.isfinite(values).all():
-        raise SceneFolderError(f"{folder}/{name}.npy has non-finite values: expected finite ones")
 
 
 def _load_labels(folder: Path, count: int) -> dict[str, np.ndarray]:
@@ -130,14 +126,10 @@ def _load_labels(folder: Path, count: int) -> dict[str, np.ndarray]:
     for path in sorted(folder.glob("[!.]*.npy")):
         if path.stem in _SHAPES:
             continue
-        values = _load(path)
+        values = read_npy(path, SceneFolderError)
         if values.ndim and len(values) == count:
             labels[path.stem] = values
         elif path.stem in LABELS:
             # other names may be whatever the data set needs (index arrays, features of a subset)
             raise SceneFolderError(f"{path} has shape {values.shape}: expected ({count}, ...), as coord.npy has")
     return labels
-
-
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))

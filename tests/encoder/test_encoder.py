@@ -243,7 +243,7 @@ def test_points_too_far_apart_for_the_curves_are_refused(encoder: ChorusEncoder)
     """They would fall into the voxels of others."""
     g = make_scene(2)
     far = dataclasses.replace(g, means=torch.tensor([[0.01, 0.0, 0.0], [65_536 * 0.02 + 0.01, 0.0, 0.0]]))
-    with pytest.raises(ValueError, match="grid coordinate 65536 needs 17 bits an axis"):
+    with pytest.raises(ValueError, match="65537 voxels along an axis: expected 65535 at most"):
         encoder.encode(far)
 
 

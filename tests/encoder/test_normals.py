@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chorus_core.encoder.normals import estimate_normals
+from chorus_core.encoder.normals import complete_normals, estimate_normals
 
 
 def test_a_plane_has_its_normal() -> None:
@@ -37,3 +37,17 @@ def test_points_on_a_line_get_a_direction_across() -> None:
     points = torch.linspace(0, 1, 30)[:, None] * torch.tensor((1.0, 1.0, 0.0))
     found = estimate_normals(points)
     assert torch.allclose(found @ torch.tensor((1.0, 1.0, 0.0)), torch.zeros(30), atol=1e-4)
+
+
+def test_only_what_is_unknown_is_estimated() -> None:
+    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(3)) * torch.tensor((1.0, 1.0, 0.0))
+    assert torch.equal(complete_normals(points, None), estimate_normals(points))
+    given = torch.randn(200, 3, generator=torch.Generator().manual_seed(4))
+    assert complete_normals(points, given) is given
+    given[::7] = 0.0
+    complete = complete_normals(points, given)
+    known = given.any(dim=1)
+    assert torch.equal(complete[known], given[known])
+    assert torch.allclose(
+        complete[~known].abs(), torch.tensor((0.0, 0.0, 1.0)).expand(int((~known).sum()), 3), atol=1e-5
+    )

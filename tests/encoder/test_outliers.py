@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus_core.encoder.outliers import inliers
+from chorus_core.encoder.outliers import inliers, lone, within_reach
 from chorus_core.gaussians import Gaussians
 
 
@@ -55,3 +55,30 @@ def test_a_clean_surface_stays_and_what_floats_or_bursts_goes() -> None:
 
 def test_none_at_all() -> None:
     assert inliers(make(torch.zeros(0, 3), torch.zeros(0))).shape == (0,)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 300), st.integers(0, 1000), st.sampled_from([0.5, 3.0, 1e4, 1e20]))
+def test_lone_as_defined(count: int, seed: int, spread: float) -> None:
+    points = np.random.default_rng(seed).normal(size=(count, 3))
+    points[count // 2 :] *= spread
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    expected = (distances <= 0.5).sum(axis=1) - 1 < 3
+    assert np.array_equal(lone(torch.from_numpy(points), 0.5).numpy(), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.floats(0.1, 50))
+def test_reach_keeps_the_most(along: list[float], reach: float) -> None:
+    points = np.zeros((len(along), 3))
+    points[:, 1] = along
+    inside = within_reach(torch.from_numpy(points), reach).numpy()
+    assert np.ptp(points[inside, 1]) <= reach + 1e-9
+    assert inside.sum() == max(((points[:, 1] >= low) & (points[:, 1] <= low + reach)).sum() for low in along)
+
+
+def test_reach_of_a_scene_with_some_far_away() -> None:
+    points = torch.rand(100, 3, generator=torch.Generator().manual_seed(0))
+    points[3, 0], points[50], points[99, 2] = 1e4, torch.tensor((1e20, -1e20, 3e38)), -2e7
+    assert (~within_reach(points, 1300.0)).nonzero().squeeze(1).tolist() == [3, 50, 99]
+    assert within_reach(points[:0], 1300.0).shape == (0,)

@@ -98,5 +98,5 @@ def test_scenes_follow_each_other(order: str) -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="'spiral'"):
         encode(torch.zeros(1, 3), ONE_SCENE, 1, "spiral")
-    with pytest.raises(ValueError, match="65536 needs 17 bits"):
+    with pytest.raises(ValueError, match="65537 voxels along an axis: expected 65535 at most"):
         grid_depth((1, 65537, 1))

@@ -1,4 +1,4 @@
-"""Scenes of any form, and coloured points among them."""
+"""Scenes of any form: each is told by what it is, and treated alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plyfile import PlyData, PlyElement
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.any_scene import load_any_scene
 from chorus_core.io.gaussian_ply import PlyFormatError, save_gaussians
-from chorus_core.io.point_cloud import PointCloud, PointCloudError, load_point_cloud
+from chorus_core.io.scene import PointCloud, SceneError
 from chorus_core.io.scene_folder import save_scene
 from chorus_core.io.splat_file import RECORD
 
@@ -44,14 +44,14 @@ def test_each_form_is_told_by_what_it_is(gaussians: Gaussians, tmp_path: Path) -
     records["mean"], records["scale"], records["rotation"] = gaussians.means, gaussians.scales, (255, 128, 128, 128)
     (tmp_path / "a.SPLAT").write_bytes(records.tobytes())
     for name in ("a.ply", "folder", "a.SPLAT"):
-        scene = load_any_scene(tmp_path / name)
+        scene = load_any_scene(tmp_path / name).content
         assert isinstance(scene, Gaussians)
         assert torch.equal(scene.means, gaussians.means), "rows keep their order"
     points, colors = gaussians.means.numpy(), (gaussians.colors.numpy() * 255).astype(np.uint8)
     write_points(tmp_path / "points.ply", points, colors)
     np.savez(tmp_path / "points.npz", points=points, colors=colors)
     for name in ("points.ply", "points.npz"):
-        scene = load_any_scene(tmp_path / name)
+        scene = load_any_scene(tmp_path / name).content
         assert isinstance(scene, PointCloud)
         assert len(scene) == COUNT
         assert np.array_equal(scene.points.numpy(), points)
@@ -71,40 +71,61 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_any_scene(tmp_path / "half.ply")
 
 
-def test_floating_colours_and_normals_come_as_they_are(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    points, colors, normals = rng.normal(size=(5, 3)), rng.uniform(size=(5, 3)), rng.normal(size=(5, 3))
-    np.savez(tmp_path / "p.npz", points=points, colors=colors, normals=normals)
-    cloud = load_point_cloud(tmp_path / "p.npz")
-    for tensor, given in ((cloud.points, points), (cloud.colors, colors), (cloud.normals, normals)):
-        assert tensor.dtype == torch.float32
-        assert np.allclose(tensor.numpy(), given, atol=1e-6)
+def break_row(path: Path, gaussians: Gaussians) -> Path:
+    """The same scene with a position in row 1 that is not finite, in the form that the path's name asks for."""
+    broken = Gaussians(*(values.clone() for values in vars(gaussians).values()))
+    match path.suffix:
+        case ".ply":
+            save_gaussians(path, broken)
+            data = path.read_bytes()
+            start, row = data.index(b"end_header\n") + 11, 17 * 4
+            path.write_bytes(data[: start + row] + np.float32(np.nan).tobytes() + data[start + row + 4 :])
+        case ".splat":
+            records = np.zeros(COUNT, RECORD)
+            records["mean"], records["rotation"] = broken.means, (255, 128, 128, 128)
+            records["mean"][1, 2] = np.inf
+            path.write_bytes(records.tobytes())
+        case ".npz":
+            points = broken.means.numpy()
+            points[1, 0] = np.nan
+            np.savez(path, points=points, colors=broken.colors.numpy())
+        case _:
+            save_scene(path, broken)
+            coord = np.load(path / "coord.npy")
+            coord[1] = np.nan
+            np.save(path / "coord.npy", coord)
+    return path
 
 
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"points": np.zeros((2, 3))}, "no array colors"),
-        ({"points": np.zeros((2, 2)), "colors": np.zeros((2, 3))}, r"points is float64 \(2, 2\)"),
-        ({"points": np.full((2, 3), np.inf), "colors": np.zeros((2, 3))}, "expected finite numbers"),
-        (
-            {"points": np.zeros((2, 3)), "colors": np.full((2, 3), 255.0)},
-            r"expected uint8, or floating ones in \[0, 1\]",
-        ),
-        ({"points": np.zeros((2, 3)), "colors": np.zeros((2, 3), np.int64)}, "colors are int64"),
-        (
-            {"points": np.zeros((2, 3)), "colors": np.zeros((2, 3)), "normals": np.zeros((2, 3))},
-            "normals are zero or not finite in places",
-        ),
-    ],
-)
-def test_bad_arrays_are_named(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "p.npz", **arrays)
-    with pytest.raises(PointCloudError, match=message):
-        load_point_cloud(tmp_path / "p.npz")
+@pytest.mark.parametrize("name", ["a.ply", "a.splat", "a.npz", "folder"])
+def test_bad_rows_are_refused_or_left_out_and_counted(name: str, gaussians: Gaussians, tmp_path: Path) -> None:
+    path = break_row(tmp_path / name, gaussians)
+    with pytest.raises(SceneError, match=rf"{name}: 1 of 20 rows are no .*1 with a position that .*--drop-bad"):
+        load_any_scene(path)
+    scene = load_any_scene(path, drop_bad=True)
+    assert scene.faults == {"a position that is not finite": 1}
+    assert scene.kept.nonzero().squeeze(1).tolist() == [0, *range(2, COUNT)]
+    assert torch.equal(scene.positions, gaussians.means[scene.kept]), "the others keep their order"
+    assert not scene.origin.any()
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "p.npz").write_bytes(b"not a zip")
-    with pytest.raises(PointCloudError, match=r"p\.npz: not a readable \.npz"):
-        load_point_cloud(tmp_path / "p.npz")
+def test_a_row_with_several_faults_counts_once(gaussians: Gaussians, tmp_path: Path) -> None:
+    records = np.zeros(3, RECORD)
+    records["rotation"] = (255, 128, 128, 128)
+    records["mean"][0, 0], records["rotation"][0] = np.nan, 128
+    records["scale"][1] = -1.0
+    (tmp_path / "a.splat").write_bytes(records.tobytes())
+    scene = load_any_scene(tmp_path / "a.splat", drop_bad=True)
+    assert scene.faults == {"a position that is not finite": 1, "a scale below 0": 1}
+    assert scene.kept.tolist() == [False, False, True]
+
+
+def test_scenes_of_nothing_are_empty(tmp_path: Path) -> None:
+    save_gaussians(tmp_path / "a.ply", Gaussians.empty())
+    (tmp_path / "a.splat").write_bytes(b"")
+    save_scene(tmp_path / "folder", Gaussians.empty())
+    np.savez(tmp_path / "a.npz", points=np.zeros((0, 3)), colors=np.zeros((0, 3)))
+    write_points(tmp_path / "points.ply", np.zeros((0, 3)), np.zeros((0, 3)))
+    for name in ("a.ply", "a.splat", "folder", "a.npz", "points.ply"):
+        scene = load_any_scene(tmp_path / name)
+        assert (len(scene.content), len(scene.kept), scene.faults) == (0, 0, {}), name

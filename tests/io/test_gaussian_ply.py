@@ -12,7 +12,7 @@ from plyfile import PlyData, PlyElement
 from scipy.spatial.transform import Rotation
 
 from chorus_core.gaussians import SH_C0, Gaussians
-from chorus_core.io.gaussian_ply import PlyFormatError, load_extra, load_gaussians, load_points, save_gaussians
+from chorus_core.io.gaussian_ply import PlyFormatError, load_extra, load_gaussians, save_gaussians
 
 
 def random_gaussians(count: int, seed: int = 0) -> Gaussians:
@@ -183,7 +183,16 @@ def test_broken_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"), [("x", np.nan, "means"), ("rot", 0.0, "rot_0..3"), ("scale_0", 99, "scales")]
+    ("name", "value", "message"),
+    [
+        ("x", np.nan, "1 with a position that is not finite"),
+        ("rot", 0.0, "1 with a rotation of zeros"),
+        ("rot", np.inf, "1 with a rotation that is not finite"),
+        ("scale_0", 99, "1 with a scale that is not finite"),
+        ("scale_0", 14, "1 with a scale above 1e\\+06 m"),
+        ("opacity", np.nan, "1 with an opacity not in"),
+        ("f_dc_1", np.nan, "1 with a colour that is not finite"),
+    ],
 )
 def test_values_that_are_no_gaussians(tmp_path, name, value, message):
     vertex = foreign_vertex(4, rest=0)
@@ -298,7 +307,7 @@ def test_compressed_known_words(tmp_path):
             lambda chunks, vertex: [chunks, vertex[["packed_position", "packed_scale", "packed_color"]]],
             "packed_rotation",
         ),
-        (lambda chunks, vertex: [chunks[:1], vertex], "1 chunks for 300 vertices: expected 2"),
+        (lambda chunks, vertex: [chunks[:1], vertex], "1 chunks for 300 vertices: expected 2 or more"),
         (lambda chunks, vertex: [chunks[[n for n in chunks.dtype.names if n != "max_g"]], vertex], "max_g"),
     ],
 )
@@ -310,36 +319,3 @@ def test_compressed_broken(tmp_path, break_it, message):
     PlyData(elements, byte_order="<").write(str(tmp_path / "a.ply"))
     with pytest.raises(PlyFormatError, match=message):
         load_gaussians(tmp_path / "a.ply")
-
-
-# --- point clouds ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("normals", [True, False])
-@pytest.mark.parametrize("color_type", ["u1", "f4"])
-def test_points(tmp_path, normals, color_type):
-    names = [("x", "f8"), ("y", "f8"), ("z", "f8"), *[(c, color_type) for c in ("red", "green", "blue")]]
-    vertex = np.zeros(5, names + ([("nx", "f4"), ("ny", "f4"), ("nz", "f4")] if normals else []))
-    vertex["x"], vertex["red"] = np.arange(5), 255 if color_type == "u1" else 1.0
-    faces = np.array([([0, 1, 2],)], dtype=[("vertex_indices", "O")])
-    elements = [PlyElement.describe(vertex, "vertex"), PlyElement.describe(faces, "face")]
-    PlyData(elements).write(str(tmp_path / "a.ply"))
-    points, colors, read_normals = load_points(tmp_path / "a.ply")
-    assert points.dtype == np.float32 and points[:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert colors.dtype == np.uint8 and colors[0].tolist() == [255, 0, 0]
-    assert (read_normals is not None) == normals
-
-
-def test_points_without_color(tmp_path):
-    vertex = np.zeros(2, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1")])
-    PlyData([PlyElement.describe(vertex, "vertex")]).write(str(tmp_path / "a.ply"))
-    with pytest.raises(PlyFormatError, match="no property green, blue"):
-        load_points(tmp_path / "a.ply")
-
-
-def test_points_with_nan(tmp_path):
-    vertex = np.zeros(2, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
-    vertex["y"][0] = np.nan
-    PlyData([PlyElement.describe(vertex, "vertex")]).write(str(tmp_path / "a.ply"))
-    with pytest.raises(PlyFormatError, match="1 of 2"):
-        load_points(tmp_path / "a.ply")

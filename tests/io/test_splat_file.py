@@ -49,16 +49,16 @@ def test_what_was_written_comes_back(tmp_path_factory: pytest.TempPathFactory, c
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("mean", np.nan, "centres of 1 of 3: expected finite ones"),
-        ("scale", -1.0, "scales of 1 of 3: expected finite ones >= 0"),
-        ("rotation", 128, "rotations of 1 of 3: expected a quaternion"),
+        ("mean", np.nan, "1 with a position that is not finite"),
+        ("scale", -1.0, "1 with a scale below 0"),
+        ("rotation", 128, "1 with a rotation of zeros"),
     ],
 )
 def test_what_is_no_gaussian_is_named(field: str, value: float, message: str, tmp_path: Path) -> None:
     records, _ = make_records(3, 0)
     records[field][1] = value
     (tmp_path / "scene.splat").write_bytes(records.tobytes())
-    with pytest.raises(SplatFormatError, match=f"scene.splat: {message}"):
+    with pytest.raises(SplatFormatError, match=f"scene.splat: 1 of 3 rows are no Gaussians .{message}"):
         load_splat(tmp_path / "scene.splat")
 
 

@@ -166,7 +166,7 @@ def test_listing(tmp_path):
     ("break_it", "message"),
     [
         (lambda f: (f / "coord.npy").unlink(), r"coord\.npy"),
-        (lambda f: (f / "lang_feat.npy").write_bytes(b"\x93NUMPY"), r"lang_feat\.npy: not a readable"),
+        (lambda f: (f / "lang_feat.npy").write_bytes(b"\x93NUMPY"), r"lang_feat\.npy: damaged or of another form"),
         (lambda f: np.save(f / "lang_feat.npy", np.zeros(3, np.float16)), r"lang_feat_index\.npy.*table \(3,\)"),
         (lambda f: np.save(f / "lang_feat.npy", np.zeros((0, 3), np.float16)), r"expected \(9,\) with rows of it"),
         (lambda f: np.save(f / "lang_feat_index.npy", np.zeros(8, np.int32)), r"expected \(9,\) with rows of it"),
