@@ -10,6 +10,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from rvl import rvl
 
 from chorus_core.io.compressed_images import decode_compressed
 from chorus_core.io.image_header import ImageError
@@ -22,37 +23,6 @@ MILLIMETRES = RNG.integers(1, 9000, (5, 7), np.uint16)
 
 def compressed_depth(image: np.ndarray, quant_a: float = 0.0, quant_b: float = 0.0) -> bytes:
     return struct.pack("<iff", 0, quant_a, quant_b) + cv2.imencode(".png", image)[1].tobytes()
-
-
-def rvl(image: np.ndarray) -> bytes:
-    """Wilson's encoder, a number of 4-bit groups at a time."""
-    groups: list[int] = []
-
-    def number(value: int) -> None:
-        while True:
-            group, value = value & 7, value >> 3
-            groups.append(group | 8 if value else group)
-            if not value:
-                return
-
-    pixels, at, previous = image.reshape(-1).tolist(), 0, 0
-    while at < len(pixels):
-        zeros = at
-        while at < len(pixels) and pixels[at] == 0:
-            at += 1
-        number(at - zeros)
-        first = at
-        while at < len(pixels) and pixels[at] != 0:
-            at += 1
-        number(at - first)
-        for pixel in pixels[first:at]:
-            difference = pixel - previous
-            number(2 * difference if difference >= 0 else -2 * difference - 1)
-            previous = pixel
-    groups += [0] * (-len(groups) % 8)
-    words = [sum(group << (28 - 4 * k) for k, group in enumerate(groups[i : i + 8])) for i in range(0, len(groups), 8)]
-    size = struct.pack("<II", image.shape[1], image.shape[0])
-    return struct.pack("<iff", 1, 0, 0) + size + struct.pack(f"<{len(words)}I", *words)
 
 
 def test_compressed_color():
