@@ -53,10 +53,14 @@ def open_bag(path: str | Path) -> Bag:
     """A rosbag2 folder or one of its files.
 
     Raises:
-        SequenceError: there is none, or it cannot be read.
+        SequenceError: there is none, or not one message of it can be read.
     """
     path = Path(path)
-    return Bag(path, [_open_file(file) for file in bag_files(path)])
+    bag = Bag(path, [_open_file(file) for file in bag_files(path)])
+    if not bag.topics:
+        foreign = ", ".join(f"{topic} ({encoding})" for topic, encoding in sorted(bag.foreign.items()))
+        raise SequenceError(f"{path}: not a readable rosbag2 recording: no messages" + (foreign and f" but {foreign}"))
+    return bag
 
 
 class Bag:

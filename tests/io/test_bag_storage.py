@@ -262,6 +262,21 @@ def test_missing_files_and_mixed_recordings_are_named(tmp_path, caplog):
         open_sequence(tmp_path / "text.mcap")
 
 
+def test_nothing_to_read(tmp_path):
+    path = tmp_path / "bag.mcap"
+    path.write_bytes(b"\x89MCAP0\r\n and no more")
+    with pytest.raises(SequenceError, match="not a readable rosbag2 recording: no messages$"):
+        open_sequence(path)
+    with path.open("wb") as stream:
+        writer = Writer(stream)
+        writer.start()
+        channel = writer.register_channel("/image", "ros1", writer.register_schema("sensor_msgs/Image", "ros1msg", b""))
+        writer.add_message(channel, 0, b"", 0)
+        writer.finish()
+    with pytest.raises(SequenceError, match=r"no messages but /image \(ros1\)"):
+        open_sequence(path)
+
+
 def test_range_and_topics(tmp_path):
     for storage in StoragePlugin:
         path = recording().write(tmp_path / storage.name, storage)
