@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from chorus_core.encoder.normals import complete_normals
 from chorus_core.io.any_scene import FORMS, load_any_scene
 from chorus_core.io.feature_file import save_features
 from chorus_core.io.map_file import features_path, load_map
-from chorus_core.io.rgbd import open_sequence
+from chorus_core.io.rgbd import BagOptions, open_sequence
 from chorus_core.io.scene import PointCloud, Scene, SceneError
 from chorus_core.mapping import MapSnapshot
 from chorus_core.pipeline import Pipeline, choose_device
@@ -34,7 +35,7 @@ from chorus_core.semantics.labelled_map import QueryResult
 
 def build_map(arguments: argparse.Namespace, config: Config) -> None:
     """A sequence to a labelled map."""
-    sequence = open_sequence(arguments.path, upright=arguments.upright)
+    sequence = open_sequence(arguments.path, _bag_options(arguments), arguments.upright)
     pipeline = Pipeline(config)
     for frame in tqdm(sequence, total=len(sequence), desc="frames"):
         pipeline.integrate(frame)
@@ -132,7 +133,7 @@ def show_info(arguments: argparse.Namespace, config: Config) -> None:
     """Facts of a sequence, a map or a checkpoint."""
     path: Path = arguments.path
     table = Table(title=str(path), show_header=False)
-    for name, value in _facts(path):
+    for name, value in _facts(path, _bag_options(arguments)):
         table.add_row(name, value)
     Console().print(table)
 
@@ -157,7 +158,7 @@ def _encode_with_progress(pipeline: Pipeline) -> None:
             bar.update(min(report.encoded, total - bar.n))
 
 
-def _facts(path: Path) -> list[tuple[str, str]]:
+def _facts(path: Path, bag: BagOptions) -> list[tuple[str, str]]:
     if path.suffix.lower() in (".ply", ".splat", ".npz") or (path / "coord.npy").is_file():
         return _scene_facts(path)
     named = not path.exists() and (str(path) in shipped_models() or is_hub_name(str(path)))
@@ -168,7 +169,7 @@ def _facts(path: Path) -> list[tuple[str, str]]:
             ("parameters", f"{parameters / 1e6:.1f} M"),
             *((k, str(v)) for k, v in encoder.model.config.to_dict().items()),
         ]
-    sequence = open_sequence(path)
+    sequence = open_sequence(path, bag)
     first = sequence[0]
     k = first.intrinsics
     return [
@@ -207,6 +208,17 @@ def _extent(points: torch.Tensor) -> str:
     return " x ".join(f"{side:.2f}" for side in sides) + " m"
 
 
+def _add_bag_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("topics and frames of a bag, where they are not to be found by themselves")
+    for item in fields(BagOptions):
+        metavar = "FRAME" if item.metadata["flag"].endswith("frame") else "TOPIC"
+        group.add_argument(item.metadata["flag"], dest=f"bag_{item.name}", metavar=metavar, help=item.metadata["help"])
+
+
+def _bag_options(arguments: argparse.Namespace) -> BagOptions:
+    return BagOptions(**{item.name: getattr(arguments, f"bag_{item.name}") for item in fields(BagOptions)})
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chorus", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -223,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("out/map.ply"))
     sub.add_argument("--bare", action="store_true", help="Gaussians only, no features")
     sub.add_argument("--upright", action="store_true", help="find the vertical first; for hand-held recordings")
+    _add_bag_options(sub)
     sub = command("encode", encode_scene, f"features and labels for a scene: {FORMS}")
     sub.add_argument(
         "-o", "--out", type=Path,
@@ -246,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", default="", help="where the model that encoded the map is now, if it was moved")
     sub.add_argument("--threshold", type=float, default=0.0, help="0: semantics.threshold, or else the calibrated one")
     sub.add_argument("--max-objects", type=int, default=0)
-    command("info", show_info, "facts of a sequence, map or checkpoint")
+    _add_bag_options(command("info", show_info, "facts of a sequence, map or checkpoint"))
     return parser
 
 

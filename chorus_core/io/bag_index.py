@@ -6,6 +6,7 @@ import logging
 import math
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from chorus_core.frames import CameraIntrinsics, FrameError
 from chorus_core.io.bag_messages import PoseSample, nanoseconds, pose_sample, seconds
-from chorus_core.io.bag_topics import ODOMETRY, TF, BagTopics, choose_image_topics, is_rectified, pose_topics
+from chorus_core.io.bag_topics import ODOMETRY, TF, BagOptions, Look, choose_image_topics, is_rectified, pose_topics
 from chorus_core.io.camera_info import intrinsics_from_info
 from chorus_core.io.poses import matrix_from_pose
 from chorus_core.io.sequence import SequenceError
@@ -39,17 +40,20 @@ class MessageKey:
 class BagIndex:
     """What one pass over a bag finds: image messages, calibration and transforms."""
 
-    def __init__(self, types: dict[str, str], wanted: BagTopics, max_gap: float = _MAX_POSE_GAP) -> None:
+    def __init__(
+        self, types: Mapping[str, str], wanted: BagOptions, looks: Mapping[str, Look], max_gap: float = _MAX_POSE_GAP
+    ) -> None:
         """
         Args:
             types: message type by topic, of topics that have messages.
             wanted: topics and frames that were chosen already.
+            looks: what the messages of image and calibration topics show.
             max_gap: seconds between two poses at most that are interpolated between.
 
         Raises:
-            SequenceError: a topic is missing.
+            SequenceError: a topic is missing, or nothing tells which is meant.
         """
-        self.topics = choose_image_topics(types, wanted)
+        self.topics = choose_image_topics(types, wanted, looks)
         self.pose_types = pose_topics(types, wanted)
         self.buffer = TransformBuffer(history=math.inf, max_gap=max_gap)
         self.poses: dict[str, list[PoseSample]] = {t: [] for t, kind in self.pose_types.items() if kind != TF}
@@ -102,7 +106,7 @@ class BagIndex:
             self.dropped["transform not usable"] += 1
             self.last_error = error
 
-    def camera_frame(self, wanted: BagTopics) -> str:
+    def camera_frame(self, wanted: BagOptions) -> str:
         """The frame whose pose is looked up."""
         candidates = (
             wanted.camera_frame,
@@ -113,7 +117,7 @@ class BagIndex:
             raise SequenceError(f"{self.topics.color}: empty frame_id: expected one, or camera_frame to be given")
         return frame
 
-    def join_pose_topic(self, wanted: BagTopics) -> str:
+    def join_pose_topic(self, wanted: BagOptions) -> str:
         """Bring the chosen pose topic into the transform tree.
 
         Returns:

@@ -13,15 +13,16 @@ from tqdm import tqdm
 
 from chorus_core.frames import FrameError, RgbdFrame
 from chorus_core.io.bag_index import BagIndex, MessageKey
+from chorus_core.io.bag_looks import look_at_images
 from chorus_core.io.bag_messages import messages, nanoseconds, pixels
 from chorus_core.io.bag_storage import open_bag
-from chorus_core.io.bag_topics import BagTopics, ImageTopics
+from chorus_core.io.bag_topics import BagOptions, ImageTopics
 from chorus_core.io.images import ImageError, color_to_rgb, depth_to_metres
 from chorus_core.io.poses import associate
 from chorus_core.io.sequence import SequenceBase, SequenceError, make_frame
 from chorus_core.io.transform_buffer import TransformError
 
-__all__ = ["BagTopics", "RosbagSequence"]
+__all__ = ["BagOptions", "RosbagSequence"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,18 +47,18 @@ class RosbagSequence(SequenceBase):
     frames are wanted: a random access unpacks a chunk of the file each time.
     """
 
-    def __init__(self, path: str | Path, topics: BagTopics | None = None, slop: float = 0.02) -> None:
+    def __init__(self, path: str | Path, options: BagOptions | None = None, slop: float = 0.02) -> None:
         """
         Args:
             path: folder with ``metadata.yaml``, or a single ``.mcap`` or ``.db3`` file.
-            topics: topics and frames; None finds them.
+            options: topics and frames; what is None is found.
             slop: seconds between the stamps of colour and depth at most.
 
         Raises:
             SequenceError: no readable bag, a topic is missing, or no frame has colour, depth, calibration and pose.
         """
         self.path = Path(path)
-        wanted = topics or BagTopics()
+        wanted = options or BagOptions()
         self._bag = open_bag(self.path)
         index = self._scan(wanted)
         self.topics: ImageTopics = index.topics
@@ -68,7 +69,7 @@ class RosbagSequence(SequenceBase):
             self.world_frame = index.join_pose_topic(wanted)
         except TransformError as error:
             raise SequenceError(f"{path}: {error}") from error
-        self._warn_if_unregistered(index)
+        self._warn_of_doubts(index)
         self._intrinsics_at = index.intrinsics_at
         self._pairs = self._pair(index, slop)
         super().__init__(str(path), index.dropped)
@@ -118,10 +119,10 @@ class RosbagSequence(SequenceBase):
                 due += 1
                 yield frame
 
-    def _scan(self, wanted: BagTopics) -> BagIndex:
+    def _scan(self, wanted: BagOptions) -> BagIndex:
         types = {topic.name: topic.type for topic in self._bag.topics.values()}
         try:
-            index = BagIndex(types, wanted)
+            index = BagIndex(types, wanted, look_at_images(self._bag))
         except SequenceError as error:
             raise SequenceError(f"{self.path}: {error}") from error
         progress = tqdm(desc=f"indexing {self.path.name}", unit=" messages", leave=False, disable=None)
@@ -173,10 +174,16 @@ class RosbagSequence(SequenceBase):
                 return message
         raise SequenceError(f"{self.path}: the message of {key.topic} at {key.stamp * 1e-9:.6f} s is gone")
 
-    def _warn_if_unregistered(self, index: BagIndex) -> None:
-        color, depth = (index.frame_ids.get(topic) for topic in (self.topics.color, self.topics.depth))
-        if color != depth:
-            _log.warning(
-                "%s is in frame %s, %s in %s: depth is taken as registered to colour all the same",
-                *(self.topics.color, color, self.topics.depth, depth),
-            )
+    def _warn_of_doubts(self, index: BagIndex) -> None:
+        topics, frames = self.topics, index.frame_ids
+        if topics.doubt:
+            _log.warning("%s: %s", self.path, topics.doubt)
+        for other, taken in (
+            (topics.depth, "depth is taken as registered to colour"),
+            (topics.camera_info, "it is taken as the calibration of colour"),
+        ):
+            if frames.get(topics.color) != frames.get(other):
+                _log.warning(
+                    "%s is in frame %s, %s in %s: %s all the same",
+                    *(topics.color, frames.get(topics.color), other, frames.get(other), taken),
+                )

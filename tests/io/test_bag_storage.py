@@ -265,7 +265,7 @@ def test_missing_files_and_mixed_recordings_are_named(tmp_path, caplog):
 def test_nothing_to_read(tmp_path):
     path = tmp_path / "bag.mcap"
     path.write_bytes(b"\x89MCAP0\r\n and no more")
-    with pytest.raises(SequenceError, match="not a readable rosbag2 recording: no messages$"):
+    with pytest.raises(SequenceError, match=r"not a readable rosbag2 recording: no messages$"):
         open_sequence(path)
     with path.open("wb") as stream:
         writer = Writer(stream)

@@ -11,11 +11,14 @@ from recordings import (
     COLOR,
     COUNT,
     DEPTH,
+    HEIGHT,
     INFO,
     OPTICAL,
     PERIOD,
     START,
+    WIDTH,
     Raw,
+    Recording,
     camera_info,
     check_frames,
     color_of,
@@ -31,14 +34,9 @@ from recordings import (
 )
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
-from chorus_core.io.bag_topics import (
-    CAMERA_INFO,
-    COMPRESSED_IMAGE,
-    IMAGE,
-    choose_image_topics,
-    is_rectified,
-)
-from chorus_core.io.rgbd import BagTopics, RgbdSequence, SequenceError, open_sequence
+from chorus_core.__main__ import main
+from chorus_core.io.gaussian_ply import load_gaussians
+from chorus_core.io.rgbd import BagOptions, RgbdSequence, SequenceError, open_sequence
 from chorus_core.io.rosbag import RosbagSequence
 
 
@@ -86,7 +84,7 @@ def test_told_odometry_wins_over_tf(tmp_path):
     recording = with_tf(with_images())
     for i in np.arange(-0.5, COUNT + 1):
         recording.add("/vio", stamp_of(i), odometry(stamp_of(i), np.eye(4)))
-    sequence = open_sequence(recording.write(tmp_path / "bag"), BagTopics(pose="/vio"))
+    sequence = open_sequence(recording.write(tmp_path / "bag"), BagOptions(pose="/vio"))
     np.testing.assert_allclose(sequence[3].world_from_camera, BASE_FROM_CAMERA, atol=1e-9)
 
 
@@ -105,11 +103,11 @@ def test_world_frame_can_be_told(tmp_path):
     recording.add("/tf_static", START - 1, tf(START - 1, "map", "odom", map_from_odom))
     folder = recording.write(tmp_path / "bag")
     in_map = open_sequence(folder)
-    in_odom = open_sequence(folder, BagTopics(world_frame="odom"))
+    in_odom = open_sequence(folder, BagOptions(world_frame="odom"))
     assert (in_map.world_frame, in_odom.world_frame) == ("map", "odom")
     np.testing.assert_allclose(in_map[1].world_from_camera, map_from_odom @ in_odom[1].world_from_camera, atol=1e-9)
     with pytest.raises(SequenceError, match="unknown frame 'moon'"):
-        open_sequence(folder, BagTopics(world_frame="moon"))
+        open_sequence(folder, BagOptions(world_frame="moon"))
 
 
 def test_frames_without_partner_or_pose_are_counted(tmp_path):
@@ -223,10 +221,10 @@ def test_missing_topic_is_named_with_those_there_are(tmp_path, topic):
 @pytest.mark.parametrize(
     ("topics", "message"),
     [
-        (BagTopics(color="/none"), "color topic '/none' has no messages: expected sensor_msgs/msg/Image"),
-        (BagTopics(depth=INFO), "depth topic '/camera/color/camera_info' is sensor_msgs/msg/CameraInfo"),
-        (BagTopics(pose=COLOR), "pose topic .* is sensor_msgs/msg/Image: expected tf2_msgs"),
-        (BagTopics(camera_frame="nose"), "no source of poses"),
+        (BagOptions(color="/none"), "color topic '/none' has no messages: expected sensor_msgs/msg/Image"),
+        (BagOptions(depth=INFO), "depth topic '/camera/color/camera_info' is sensor_msgs/msg/CameraInfo"),
+        (BagOptions(pose=COLOR), "pose topic .* is sensor_msgs/msg/Image: expected tf2_msgs"),
+        (BagOptions(camera_frame="nose"), "no source of poses"),
     ],
 )
 def test_wrongly_told_topics(tmp_path, topics, message):
@@ -270,70 +268,43 @@ def test_bad_metadata(tmp_path):
         open_sequence(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("topics", "expected"),
-    [
-        # realsense2_camera
-        (
-            [
-                "/camera/color/image_raw",
-                "/camera/color/image_raw/compressed",
-                "/camera/depth/image_rect_raw",
-                "/camera/aligned_depth_to_color/image_raw",
-                "/camera/infra1/image_rect_raw",
-                "/camera/color/camera_info",
-                "/camera/depth/camera_info",
-                "/camera/aligned_depth_to_color/camera_info",
-            ],
-            (
-                "/camera/color/image_raw",
-                "/camera/aligned_depth_to_color/image_raw",
-                "/camera/color/camera_info",
-            ),
-        ),
-        # openni_launch, as in the TUM bags
-        (
-            [
-                "/camera/rgb/image_color",
-                "/camera/depth_registered/image",
-                "/camera/depth/image",
-                "/camera/rgb/camera_info",
-                "/camera/depth/camera_info",
-            ],
-            ("/camera/rgb/image_color", "/camera/depth_registered/image", "/camera/rgb/camera_info"),
-        ),
-        # zed_wrapper
-        (
-            [
-                "/zed/zed_node/left/image_rect_color/compressed",
-                "/zed/zed_node/rgb/image_rect_color/compressed",
-                "/zed/zed_node/depth/depth_registered/compressedDepth",
-                "/zed/zed_node/depth/depth_registered/compressed",
-                "/zed/zed_node/confidence/confidence_map",
-                "/zed/zed_node/rgb/camera_info",
-                "/zed/zed_node/depth/camera_info",
-            ],
-            (
-                "/zed/zed_node/rgb/image_rect_color/compressed",
-                "/zed/zed_node/depth/depth_registered/compressedDepth",
-                "/zed/zed_node/rgb/camera_info",
-            ),
-        ),
-        # a simulator with labels beside the colours
-        (
-            ["/image", "/labels/image", "/depth", "/camera_info"],
-            ("/image", "/depth", "/camera_info"),
-        ),
-    ],
-)
-def test_topics_of_common_drivers(topics, expected):
-    def kind(topic: str) -> str:
-        if topic.endswith("camera_info"):
-            return CAMERA_INFO
-        return COMPRESSED_IMAGE if "compressed" in topic else IMAGE
+def two_cameras() -> Recording:
+    """A second, whole camera behind the first one, with green images."""
+    recording = with_tf(with_images())
+    for topic, _, stamp, _ in list(recording.messages):
+        if topic == COLOR:
+            green = np.full((HEIGHT, WIDTH, 3), (0, 200, 0), np.uint8)
+            recording.add("/back/color/image_raw", stamp, raw_image(stamp, "rgb8", green, "back_optical"))
+            depth = np.full((HEIGHT, WIDTH), 700, np.uint16)
+            recording.add("/back/depth/image_raw", stamp, raw_image(stamp, "16UC1", depth, "back_optical"))
+    info = camera_info(START)
+    info.header.frame_id = "back_optical"
+    recording.add("/back/color/camera_info", START, info)
+    recording.add("/tf_static", START - 1, tf(START - 1, "base_link", "back_optical", np.eye(4)))
+    return recording
 
-    chosen = choose_image_topics({topic: kind(topic) for topic in topics}, BagTopics())
-    assert (chosen.color, chosen.depth, chosen.camera_info) == expected
+
+def test_colour_depth_and_calibration_are_of_one_camera(tmp_path, caplog):
+    """A colour camera without depth, whose name goes before, does not get in."""
+    recording = two_cameras()
+    recording.messages = [m for m in recording.messages if m[0] != "/back/depth/image_raw"]
+    check_frames(open_sequence(recording.write(tmp_path / "bag")))
+    assert not caplog.records
+
+
+def test_topics_on_the_command_line(tmp_path, caplog, capsys):
+    folder = str(two_cameras().write(tmp_path / "bag"))
+    assert main(["info", folder]) == 0
+    assert caplog.text.count("--color-topic and --depth-topic name the one") == 1
+    assert main(["info", folder, "--color-topic", "/back/color/image_raw"]) == 0
+    assert "up to 0.70 m" in capsys.readouterr().out
+    back = ["--depth-topic", "/back/depth/image_raw", "--pose-topic", "/tf", "--world-frame", "base_link"]
+    out = tmp_path / "map.ply"
+    assert main(["map", folder, "--bare", "--out", str(out), *back, "--camera-frame", "back_optical"]) == 0
+    means = load_gaussians(out).means
+    assert means[:, 2].numpy() == pytest.approx(0.7, abs=0.01), "the camera is the base: depth is the height"
+    assert main(["info", folder, "--info-topic", "/tf"]) == 2
+    assert "camera_info topic '/tf' is tf2_msgs/msg/TFMessage" in capsys.readouterr().err
 
 
 def test_rectified_images_take_the_projection_matrix(tmp_path):
@@ -343,23 +314,6 @@ def test_rectified_images_take_the_projection_matrix(tmp_path):
     ]
     intrinsics = open_sequence(recording.write(tmp_path / "bag"))[0].intrinsics
     assert (intrinsics.fx, intrinsics.cx) == (40, 15)
-
-
-@pytest.mark.parametrize(
-    ("topic", "expected"),
-    [
-        ("/camera/color/image_rect", True),
-        ("/camera/color/image_rect/compressed", True),
-        ("/zed/zed_node/rgb/image_rect_color", True),
-        ("/camera/Rectified/image", True),
-        ("rect", True),
-        ("/direct_drive/camera/image_raw", False),
-        ("/camera/color/image_raw", False),
-        ("/correction/image_unrectified", False),
-    ],
-)
-def test_which_names_say_rectified(topic, expected):
-    assert is_rectified(topic) is expected
 
 
 def test_a_robot_whose_name_holds_rect_has_raw_images(tmp_path):
