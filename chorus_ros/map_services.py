@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -34,6 +35,7 @@ class MapServices:
         publisher: shows labels and clouds after a change.
         header: of messages about the map as it was at a stamp in seconds.
         reset: empties the map and what waits for it.
+        stopping: set when the node is to end; what takes long is given up then.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class MapServices:
         publisher: MapPublisher,
         header: Callable[[float], Header],
         reset: Callable[[], None],
+        stopping: threading.Event,
     ) -> None:
         self._logger = node.get_logger()
         self._config = config
@@ -51,6 +54,7 @@ class MapServices:
         self._publisher = publisher
         self._header = header
         self._reset = reset
+        self._stopping = stopping
         queries, vocabulary, keeping = (MutuallyExclusiveCallbackGroup() for _ in range(3))
         for kind, name, answer, group in (
             (Query, "query", self._on_query, queries),
@@ -86,6 +90,7 @@ class MapServices:
             request.text, tuple(request.negatives), float(request.threshold), int(request.max_objects)
         )
         header = self._header(result.map_stamp)
+        response.text = result.text
         response.objects = [conversions.object_message(header, i, item) for i, item in enumerate(result.objects)]
         response.points = self._publisher.answer_cloud(result)
         response.map_stamp = header.stamp
@@ -93,7 +98,7 @@ class MapServices:
 
     def _on_set_vocabulary(self, request: SetVocabulary.Request, response: SetVocabulary.Response) -> None:
         try:
-            self._pipeline.set_vocabulary(_requested_vocabulary(request.labels, request.name))
+            self._pipeline.set_vocabulary(_requested_vocabulary(request.labels, request.name), self._stopping)
         finally:  # refused or not, the answer says what is in use
             if self._publisher.vocabulary_changed():
                 self._publisher.publish_labels()

@@ -6,6 +6,7 @@ vocabulary, other services, and reports. Encoding runs in the thread of the pipe
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -56,7 +57,10 @@ class PerceptionNode(Node):
         self._camera = CameraInput(self, settings, self._drops, self._reject, wake.trigger)
         self.create_timer(_POLL_PERIOD, self._integrate_waiting, integration, clock=steady)
         self._publisher = MapPublisher(self, settings.publish, self._pipeline, self._map_header)
-        MapServices(self, settings.publish, self._pipeline, self._publisher, self._map_header, self._reset)
+        self._stopping = threading.Event()
+        MapServices(
+            self, settings.publish, self._pipeline, self._publisher, self._map_header, self._reset, self._stopping
+        )
         self._status = StatusReport(
             self, settings.publish, self._pipeline, self._camera, self._integrator, self._drops, self._advice
         )
@@ -71,6 +75,10 @@ class PerceptionNode(Node):
         self._pipeline.start()
         self.get_logger().info(f"ready: {len(self._pipeline.vocabulary.labels)} labels, waiting for frames")
 
+    def stop(self) -> None:
+        """Give up what takes long: the node is to end. Callable from any thread."""
+        self._stopping.set()
+
     def close(self) -> None:
         """Stop the pipeline's thread. Call it when the executor no longer runs callbacks."""
         self._pipeline.stop()
@@ -80,7 +88,7 @@ class PerceptionNode(Node):
         for frame in self._camera.frames():
             self._advice.geometry(frame.color, frame.depth, frame.info, frame.rectified)
             self._integrator.integrate(frame)
-            if not self.context.ok():
+            if self._stopping.is_set() or not self.context.ok():
                 return
 
     def _reset(self) -> None:

@@ -22,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
         node = PerceptionNode()
         executor = MultiThreadedExecutor(num_threads=THREADS)
         executor.add_node(node)
-        spin_until_stopped(executor)
+        spin_until_stopped(executor, node.stop)
     except KeyboardInterrupt:  # while starting
         pass
     except ConfigError as error:

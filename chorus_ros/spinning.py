@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType
 
@@ -12,7 +13,7 @@ from rclpy.task import Future
 _LOOK_PERIOD = 0.1  # seconds between looks at whether a signal came
 
 
-def spin_until_stopped(executor: Executor) -> None:
+def spin_until_stopped(executor: Executor, stopping: Callable[[], object] = lambda: None) -> None:
     """Run callbacks until SIGINT or SIGTERM, or until the context is shut down; return once none runs any more.
 
     For ``rclpy.init(signal_handler_options=SignalHandlerOptions.NO)``: rclpy's own handlers shut the context down
@@ -22,6 +23,10 @@ def spin_until_stopped(executor: Executor) -> None:
     installed, so that what the caller cleans up afterwards is not interrupted either.
 
     Call it from the main thread. What a callback raises comes out here.
+
+    Args:
+        executor: runs the callbacks.
+        stopping: called once when it is to end, before running callbacks are waited for: it may tell them to give up.
     """
     stopped = False
 
@@ -39,6 +44,7 @@ def spin_until_stopped(executor: Executor) -> None:
             while not stopped and not spinning.done():
                 wait([spinning], _LOOK_PERIOD)
         finally:
+            stopping()
             ending.set_result(None)  # wakes the executor
     executor.shutdown()  # joins the threads that run callbacks
     spinning.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 import rclpy
 from builtin_interfaces.msg import Time
-from chorus_msgs.srv import SetVocabulary
+from chorus_msgs.srv import Query, SetVocabulary
 from diagnostic_msgs.msg import DiagnosticStatus
 from harness import DOMAIN, PARAMETERS, Client, frame_messages, odometry_tf, render, static_tf, until
 from rclpy.executors import MultiThreadedExecutor
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from chorus_ros import conversions
+from chorus_ros import conversions, qos
 from chorus_ros.node import PerceptionNode
 from chorus_ros.player_node import CAMERA_FRAME
 
@@ -174,6 +175,38 @@ def test_published_cloud_follows_the_vocabulary(fed: Client) -> None:
     until(lambda: "/chorus/semantic_cloud" in fed.last and labels_of(fed.last["/chorus/semantic_cloud"]) == {0})
 
 
+def test_many_requests_at_once_are_all_answered(
+    fed: Client, node: PerceptionNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that come while another is being answered: ROS keeps ten by default and loses the others."""
+    count, query, go_on = 40, node._pipeline.query, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        assert go_on.wait(30.0)
+        return query(*arguments)
+
+    monkeypatch.setattr(node._pipeline, "query", slow)
+    asking = fed.node.create_client(Query, "/chorus/query", qos_profile=qos.SERVICES)
+    try:
+        assert asking.wait_for_service(30.0)
+        texts = [f"thing {number}" for number in range(count)]
+        answers = [asking.call_async(Query.Request(text=text)) for text in texts]
+        time.sleep(0.5)  # so that they all arrive while the first is held up
+        go_on.set()
+        until(lambda: all(a.done() for a in answers), 60.0, lambda: sum(a.done() for a in answers))
+        assert [a.result().text for a in answers] == texts
+    finally:
+        go_on.set()
+        fed.node.destroy_client(asking)
+
+
+def test_answer_says_what_was_searched_for(fed: Client) -> None:
+    """ROS cuts a string at NUL before it is sent: nobody but the client can see that, if the answer tells it."""
+    assert fed.query("  a chair ").text == "a chair"
+    assert fed.query("chair\0table").text == "chair"
+    assert fed.query("").text == ""
+
+
 def test_reset_restarts_every_counter(fed: Client) -> None:
     before = fed.status
     assert before.frames and before.encodes and before.evicted and before.encode_failures and before.stages
@@ -189,3 +222,24 @@ def test_reset_restarts_every_counter(fed: Client) -> None:
     feed(fed, *(after(TODAY, 30.0 + 0.1 * i) for i in range(3)))
     until(lambda: fed.status.encodes > 0, 60.0)
     assert fed.status.frames == fed.status.keyframes == 3
+
+
+def test_queries_go_on_while_a_vocabulary_is_set_and_the_end_of_the_node_cancels_it(
+    fed: Client, node: PerceptionNode
+) -> None:
+    """The last test: the node is told to end."""
+    many = SetVocabulary.Request(labels=[f"thing number {i} of a long list" for i in range(8000)])
+    setting = fed.node.create_client(SetVocabulary, "/chorus/set_vocabulary")
+    try:
+        assert setting.wait_for_service(30.0)
+        answer = setting.call_async(many)
+        for text in ("a wall", "a new text"):
+            assert fed.query(text).success
+        assert not answer.done()
+        node.stop()
+        until(answer.done, 20.0)
+        assert not answer.result().success
+        assert "cancelled" in answer.result().message
+        assert list(answer.result().vocabulary.names) == ["everything"]
+    finally:
+        fed.node.destroy_client(setting)
