@@ -23,6 +23,7 @@ from chorus_core.encoder.hub import is_hub_name
 from chorus_core.encoder.normals import complete_normals
 from chorus_core.io.any_scene import FORMS, load_any_scene
 from chorus_core.io.feature_file import save_features
+from chorus_core.io.gaussian_ply import load_origin
 from chorus_core.io.map_file import features_path, load_map
 from chorus_core.io.rgbd import BagOptions, open_sequence
 from chorus_core.io.scene import PointCloud, Scene, SceneError
@@ -74,7 +75,7 @@ def _write_map(out: Path, scene: Scene, arguments: argparse.Namespace, config: C
     features = pipeline.describe(gaussians, size)
     pipeline.semantics.update(MapSnapshot(gaussians, numbers, numbers, 0.0), numbers, features)
     out.parent.mkdir(parents=True, exist_ok=True)
-    pipeline.save(out)
+    pipeline.save(out, scene.origin)
     return choice
 
 
@@ -125,8 +126,9 @@ def _choose(scene: Scene, grid_size: float, arguments: argparse.Namespace, confi
 def query_map(arguments: argparse.Namespace, config: Config) -> None:
     """Ask a saved map."""
     semantics = open_saved_map(arguments.path, config.semantics, arguments.model)
+    origin = load_origin(arguments.path)
     for text in arguments.text:
-        print_answer(semantics.query(text, arguments.negative, arguments.threshold, arguments.max_objects))
+        print_answer(semantics.query(text, arguments.negative, arguments.threshold, arguments.max_objects), origin)
 
 
 def show_info(arguments: argparse.Namespace, config: Config) -> None:
@@ -138,15 +140,16 @@ def show_info(arguments: argparse.Namespace, config: Config) -> None:
     Console().print(table)
 
 
-def print_answer(result: QueryResult) -> None:
-    """An answer as a table."""
+def print_answer(result: QueryResult, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+    """An answer as a table, with positions in the world whose position of the map's (0, 0, 0) is ``origin``."""
     title = f'"{result.text}": {len(result.objects)} found in {1e3 * result.seconds:.0f} ms'
     if not result.objects:
         print(f"{title} (nothing in the map reaches {result.threshold:.2f})")
         return
     table = Table("score", "centre x y z (m)", "size x y z (m)", "Gaussians", title=title)
     for item in result.objects:
-        center, size = (" ".join(f"{v:.2f}" for v in values) for values in (item.box_center, item.box_size))
+        placed = [float(value) + offset for value, offset in zip(item.box_center, origin, strict=True)]
+        center, size = (" ".join(f"{v:.2f}" for v in values) for values in (placed, item.box_size))
         table.add_row(f"{item.score:.2f}", center, size, str(item.count))
     Console().print(table)
 

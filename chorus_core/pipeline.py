@@ -280,20 +280,24 @@ class Pipeline:
 
     # ---- keeping, clearing, running ---------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, origin: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0)) -> None:
         """Write the map as a standard 3DGS ``.ply``, with its meaning beside it (see :mod:`chorus_core.io.map_file`).
 
         Before anything was encoded, the bare map is written.
+
+        Args:
+            origin: world position of the map's (0, 0, 0), metres [3]; kept in the file's header if not zero.
         """
         current, _, instances = self.semantics.objects()
         if len(current) == 0:
             with self._map_lock:
                 gaussians = self.map.export().gaussians.to("cpu")
-            save_gaussians(path, gaussians)
+            save_gaussians(path, gaussians, origin=origin)
         else:
             checkpoint = Path(self.config.encoder.checkpoint)
             name = str(checkpoint.resolve()) if checkpoint.exists() else str(checkpoint)
-            save_map(path, current, instances, ModelReference(name, self.encoder.description.get("sha256", "")))
+            model = ModelReference(name, self.encoder.description.get("sha256", ""))
+            save_map(path, current, instances, model, origin)
 
     def reset(self) -> None:
         """Forget the map and its meaning, and count from zero; keep model, vocabulary and settings."""

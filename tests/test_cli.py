@@ -11,12 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from plyfile import PlyData, PlyElement
 
 from chorus_core.__main__ import main, read_config
 from chorus_core.config import ConfigError
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.outliers import inliers
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.any_scene import load_any_scene
 from chorus_core.io.feature_file import load_features
 from chorus_core.io.gaussian_ply import save_gaussians
 from chorus_core.io.rgbd import open_sequence
@@ -167,6 +169,33 @@ def test_a_scene_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     error = capsys.readouterr().err
     assert "scene.ply: nothing to encode in 0 rows" in error
     assert error.count("\n") == 1
+
+
+def test_a_survey_keeps_its_coordinates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """UTM in double: the same features as near the origin, and answers in UTM again."""
+    scene, corner = small_scene(), np.array((500000.0, 5500000.0, 0.0))
+    save_gaussians(tmp_path / "near.ply", scene)
+    vertex = PlyData.read(str(tmp_path / "near.ply"), mmap=False)["vertex"].data
+    wide = vertex.astype([(name, "f8" if name in "xyz" else "f4") for name in vertex.dtype.names])
+    for axis, name in enumerate("xyz"):
+        wide[name] += corner[axis]
+    PlyData([PlyElement.describe(wide, "vertex")]).write(str(tmp_path / "utm.ply"))
+    found = []
+    for name in ("near", "utm"):
+        assert main(["encode", str(tmp_path / f"{name}.ply"), "-o", str(tmp_path / f"{name}.safetensors")]) == 0
+        found.append(load_features(tmp_path / f"{name}.safetensors"))
+    assert torch.allclose(found[0][0].float(), found[1][0].float(), atol=2e-3)
+    assert found[1][2]["origin"] == corner.tolist()
+    target = tmp_path / "again.ply"
+    assert main(["encode", str(tmp_path / "utm.ply")]) == 0
+    assert main(["encode", str(tmp_path / "utm.chorus.ply"), "-o", str(target)]) == 0
+    assert load_any_scene(target).origin.tolist() == corner.tolist()
+    capsys.readouterr()
+    ask = ["--threshold", "0.001", "--set", "semantics.object_gap=0.5", "--set", "semantics.min_object_gaussians=5"]
+    assert main(["query", str(target), "thing", *ask]) == 0
+    assert re.search(r"\b50000[01]\.\d\d 550000[01]\.\d\d [01]\.\d\d\b", capsys.readouterr().out)
+    assert main(["info", str(target)]) == 0
+    assert "500000.000 5500000.000 0.000 m" in capsys.readouterr().out
 
 
 def test_encode_leaves_the_scene_it_reads_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.errors import ReadError, reading
 
 
-class FeatureFileError(ValueError):
+class FeatureFileError(ReadError):
     """A feature file that cannot be used. The message names it."""
 
 
@@ -37,12 +38,10 @@ def load_features(path: str | Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
         FeatureFileError: not such a file.
         FileNotFoundError: no such file.
     """
-    try:
-        with safe_open(str(path), "pt") as file:
-            features, kept = file.get_tensor("features"), file.get_tensor("kept")
-            facts = json.loads((file.metadata() or {})["chorus"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise FeatureFileError(f"{path}: not a file of features: {error}") from error
+    Path(path).stat()  # a missing file is said so by its name
+    with reading(path, FeatureFileError), safe_open(str(path), "pt") as file:
+        features, kept = file.get_tensor("features"), file.get_tensor("kept")
+        facts = json.loads((file.metadata() or {})["chorus"])
     if features.ndim != 2 or kept.shape != features.shape[:1] or kept.dtype != torch.bool:
         raise FeatureFileError(
             f"{path}: features {tuple(features.shape)}, kept {tuple(kept.shape)}: expected [N, d], [N]"

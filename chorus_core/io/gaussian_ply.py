@@ -125,6 +125,16 @@ def holds_gaussians(path: str | Path) -> bool:
     return not names.isdisjoint((*_COLOR, *_SCALE, *_ROTATION, *PACKED_COLUMNS))
 
 
+def load_origin(path: str | Path) -> np.ndarray:
+    """World position of the file's (0, 0, 0), metres, float64 [3]; zero unless its header says otherwise.
+
+    Raises:
+        PlyFormatError: not a ``.ply``, or cut short.
+        FileNotFoundError: no such file.
+    """
+    return origin_of(read_ply(path, ("vertex",)))
+
+
 def load_extra(path: str | Path) -> dict[str, np.ndarray]:
     """The per-Gaussian columns [N] of a 3DGS ``.ply`` that are not part of the standard, by name.
 

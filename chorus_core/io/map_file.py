@@ -6,19 +6,22 @@ the vocabulary that the labels index and which model made them, so that a saved 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from chorus_core.io.arrays import read_npz
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.errors import ReadError, reading
 from chorus_core.io.gaussian_ply import load_extra, load_gaussians, save_gaussians
 from chorus_core.semantics.labelled_map import LabelledMap
 from chorus_core.semantics.vocabulary import Vocabulary
 
 
-class MapFileError(ValueError):
+class MapFileError(ReadError):
     """A saved map whose parts are missing or disagree; the message names them."""
 
 
@@ -40,19 +43,26 @@ def features_path(path: str | Path) -> Path:
     return Path(path).with_suffix(".features.npz")
 
 
-def save_map(path: str | Path, labelled: LabelledMap, instances: np.ndarray, model: ModelReference) -> None:
+def save_map(
+    path: str | Path,
+    labelled: LabelledMap,
+    instances: np.ndarray,
+    model: ModelReference,
+    origin: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
+) -> None:
     """Write a labelled map.
 
     Args:
         instances: object of each Gaussian, -1 = none [N].
         model: what made the features.
+        origin: world position of the map's (0, 0, 0), metres [3].
     """
     extra = {
         "label": labelled.labels.cpu().numpy().astype(np.int32),
         "instance": instances.astype(np.int32),
         "confidence": labelled.confidence.cpu().numpy(),
     }
-    save_gaussians(path, labelled.gaussians.to("cpu"), extra)
+    save_gaussians(path, labelled.gaussians.to("cpu"), extra, origin)
     with atomic_path(features_path(path)) as temporary:
         np.savez(
             temporary,
@@ -68,7 +78,8 @@ def load_map(path: str | Path) -> tuple[LabelledMap, ModelReference]:
     """A labelled map and the model that made its features.
 
     Raises:
-        MapFileError: there are no features beside the ``.ply``, or they are of another map.
+        MapFileError: there are no features beside the ``.ply``, they are damaged, or of another map.
+        PlyFormatError: the ``.ply`` is damaged.
     """
     sidecar = features_path(path)
     if not sidecar.is_file():
@@ -76,13 +87,23 @@ def load_map(path: str | Path) -> tuple[LabelledMap, ModelReference]:
             f"{sidecar}: missing; `python -m chorus_core encode {path} --out NEW.ply` makes an encoded map"
         )
     gaussians, extra = load_gaussians(path), load_extra(path)
-    with np.load(sidecar, allow_pickle=False) as file:
-        features = torch.from_numpy(file["features"])
-        vocabulary = Vocabulary(tuple(str(label) for label in file["vocabulary"]))
-        sha256 = str(file["model_sha256"]) if "model_sha256" in file else ""
-        model, stamp = ModelReference(str(file["model"]), sha256), float(file["stamp"])
-    if features.shape[0] != len(gaussians) or not {"label", "confidence"} <= set(extra):
-        raise MapFileError(f"{sidecar} holds {features.shape[0]} features, {path} {len(gaussians)} labelled Gaussians")
-    labels = torch.from_numpy(extra["label"].astype(np.int64))
-    confidence = torch.from_numpy(extra["confidence"].astype(np.float32))
+    arrays = read_npz(sidecar, ("features", "vocabulary", "model", "stamp"), ("model_sha256",), MapFileError)
+    with reading(sidecar, MapFileError):
+        features = torch.from_numpy(arrays["features"])
+        vocabulary = Vocabulary(tuple(str(label) for label in arrays["vocabulary"]))
+        model = ModelReference(str(arrays["model"]), str(arrays.get("model_sha256", "")))
+        stamp = float(arrays["stamp"])
+    count = len(gaussians)
+    if features.ndim != 2 or len(features) != count or not {"label", "confidence"} <= set(extra):
+        raise MapFileError(f"{sidecar} holds features {tuple(features.shape)}, {path} {count} labelled Gaussians")
+    if not (features.is_floating_point() and torch.isfinite(features).all()):
+        raise MapFileError(f"{sidecar}: features are {features.dtype} or not finite: expected finite floating ones")
+    with reading(path, MapFileError):
+        labels = torch.from_numpy(extra["label"].astype(np.int64))
+        confidence = torch.from_numpy(extra["confidence"].astype(np.float32))
+    if count and not -1 <= int(labels.min()) <= int(labels.max()) < len(vocabulary):
+        raise MapFileError(
+            f"{path}: labels {int(labels.min())}..{int(labels.max())}: expected -1..{len(vocabulary) - 1}, places in "
+            f"the vocabulary of {sidecar.name}"
+        )
     return LabelledMap(gaussians, features, labels, confidence, vocabulary, stamp), model

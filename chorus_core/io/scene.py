@@ -6,6 +6,7 @@ Every form of file is decoded to :class:`GaussianRows` or :class:`PointRows` by 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,12 @@ from torch import Tensor
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.errors import ReadError
 
+logger = logging.getLogger(__name__)
+
 FARTHEST_EXACT = 8192.0
 """Metres from the origin up to which float32 keeps a coordinate to half a millimetre."""
 
-LARGEST_SCALE = 1e6
+LARGEST_SCALE = 1e7
 """Metres; no surface has a Gaussian of a larger standard deviation."""
 
 _BULK = 1e4  # metres around the median in which the lower corner is looked for
@@ -200,7 +203,12 @@ def _moved(
     what: str | Path, positions: np.ndarray, movable: bool, error: type[ReadError]
 ) -> tuple[np.ndarray, np.ndarray]:
     near, origin = near_origin(positions)
-    if movable or not origin.any():
+    if not origin.any():
+        return near, origin
+    if movable:
+        if positions.dtype in (np.float16, np.float32):
+            step = float(np.spacing(np.abs(origin).astype(positions.dtype).max()))
+            logger.warning("%s: so far from its origin the file has coordinates in steps of %.3g m only", what, step)
         return near, origin
     if positions.dtype not in (np.float16, np.float32):
         raise error(

@@ -189,7 +189,7 @@ def test_broken_files(tmp_path):
         ("rot", 0.0, "1 with a rotation of zeros"),
         ("rot", np.inf, "1 with a rotation that is not finite"),
         ("scale_0", 99, "1 with a scale that is not finite"),
-        ("scale_0", 14, "1 with a scale above 1e\\+06 m"),
+        ("scale_0", 17, "1 with a scale above 1e\\+07 m"),
         ("opacity", np.nan, "1 with an opacity not in"),
         ("f_dc_1", np.nan, "1 with a colour that is not finite"),
     ],
