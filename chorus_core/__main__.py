@@ -46,7 +46,9 @@ def build_map(arguments: argparse.Namespace, config: Config) -> None:
     pipeline.save(arguments.out)
     dropped = f", {sum(sequence.dropped.values())} frames dropped {dict(sequence.dropped)}" if sequence.dropped else ""
     written = len(pipeline.labelled_map()) or len(pipeline.map.export().gaussians)
-    print(f"{arguments.out}: {written} Gaussians from {pipeline.status().frames} frames{dropped}")
+    status = pipeline.status()
+    held = f", {sum(status.held.values())} held back {status.held}" if status.held else ""
+    print(f"{arguments.out}: {written} Gaussians from {status.frames} frames{dropped}{held}")
 
 
 def encode_scene(arguments: argparse.Namespace, config: Config) -> None:

@@ -63,6 +63,40 @@ class MapConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """Which frames are held back from the map, counted by cause."""
+
+    max_speed: float = option(
+        8.0, "metres a second beyond which a pose is held back as a jump; half a metre is free; 0: any speed", ge=0.0
+    )
+    max_turn_rate: float = option(
+        6.0, "radians a second beyond which a pose is held back as a jump; half a radian is free; 0: any", ge=0.0
+    )
+    against_map: float = option(
+        0.4,
+        "a frame is held back that sees through more than this share of the map in view, what it hides left out; "
+        "0: never",
+        ge=0.0,
+        le=1.0,
+    )
+    depth_scale: float = option(
+        1.3, "factor between the depth of a frame and of the map beyond which the frame is held back; 0: never", ge=0.0
+    )
+    release: int = option(
+        10, "doubtful frames in a row that fit together before the doubt is dropped, and they are let in", ge=1
+    )
+    still_frames: int = option(
+        10, "frames of a standstill that are fused before those that show nothing new are left out; 0: all", ge=0
+    )
+    still_motion: float = option(0.01, "metres, and radians, of motion that count as a standstill", ge=0.0)
+    still_period: float = option(10.0, "seconds after which a frame of a standstill is fused all the same", gt=0.0)
+
+    def __post_init__(self) -> None:
+        if 0.0 < self.depth_scale <= 1.0:
+            raise ConfigError(f"gate.depth_scale = {self.depth_scale}: expected a factor above 1, or 0")
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """The Chorus encoder and when it runs."""
 
@@ -110,6 +144,7 @@ class Config:
     """Everything the perception pipeline can be told."""
 
     map: MapConfig = field(default_factory=MapConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     semantics: SemanticsConfig = field(default_factory=SemanticsConfig)
     device: str = option("auto", "where the map lives", choices=("auto", "cpu", "cuda"))

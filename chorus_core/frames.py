@@ -82,6 +82,7 @@ class RgbdFrame:
         intrinsics: of both images.
         world_from_camera: rigid, float64 [4, 4], OpenCV camera axes.
         stamp: seconds.
+        timed: whether the stamp is when the frame was taken; False where it was made up from its number.
 
     Raises:
         FrameError: sizes differ, a type is wrong, or the pose is not rigid, finite and within reach of the origin.
@@ -92,6 +93,7 @@ class RgbdFrame:
     intrinsics: CameraIntrinsics
     world_from_camera: np.ndarray
     stamp: float
+    timed: bool = True
 
     def __post_init__(self) -> None:
         h, w = self.intrinsics.height, self.intrinsics.width

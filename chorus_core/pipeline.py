@@ -27,7 +27,7 @@ from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.gaussian_ply import save_gaussians
 from chorus_core.io.map_file import ModelReference, save_map
-from chorus_core.mapping import GaussianMap, IntegrateReport, MapSnapshot
+from chorus_core.mapping import FrameGate, GaussianMap, IntegrateReport, MapSnapshot
 from chorus_core.region import Region, RegionScheduler
 from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
 from chorus_core.semantics.objects import SceneObject
@@ -56,6 +56,7 @@ class PipelineStatus:
     Attributes:
         gaussians: in the map.
         frames: integrated.
+        held: frames held back from the map, by cause: pose_jump, against_map, depth_scale, still.
         encodes: steps done.
         encode_failures: steps that failed.
         last_error: why the last step failed; empty where it did not.
@@ -68,6 +69,7 @@ class PipelineStatus:
 
     gaussians: int
     frames: int
+    held: dict[str, int]
     encodes: int
     encode_failures: int
     last_error: str
@@ -115,6 +117,7 @@ class Pipeline:
         text = TextSide.of(self.encoder)
         vocabulary = load_vocabulary(self.config.semantics.vocabulary)
         self.map = GaussianMap(self.config.map, self.device)
+        self._gate = FrameGate(self.config.gate)
         self.semantics = SemanticMap(text, vocabulary, self.config.semantics, self.device)
         self._scheduler = RegionScheduler(self.config.encoder)
         self._map_lock = threading.Lock()
@@ -135,8 +138,10 @@ class Pipeline:
     # ---- a frame's way ----------------------------------------------------------------------------------------
 
     def integrate(self, frame: RgbdFrame) -> IntegrateReport:
-        """Fuse a frame into the map."""
+        """Fuse a frame into the map, unless the gate holds it back: the report says why then, and it is counted."""
         with self._map_lock, self._timed("integrate"):
+            if cause := self._gate.judge(frame, self.map):
+                return IntegrateReport(0, 0, 0, 0, 0, 0, held=cause)
             report = self.map.integrate(frame)
             self._evicted += report.evicted + report.dropped
             return report
@@ -264,6 +269,7 @@ class Pipeline:
         return PipelineStatus(
             gaussians=len(self.map),
             frames=self.map.frames,
+            held=dict(self._gate.held),
             encodes=self._encodes,
             encode_failures=self._failures,
             last_error=self._last_error,
@@ -303,6 +309,7 @@ class Pipeline:
         """Forget the map and its meaning, and count from zero; keep model, vocabulary and settings."""
         with self._encode_lock, self._map_lock:
             self.map = GaussianMap(self.config.map, self.device)
+            self._gate = FrameGate(self.config.gate)
             self.semantics.clear()
             self._scheduler = RegionScheduler(self.config.encoder)
             self._begin_counting()

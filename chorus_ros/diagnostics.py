@@ -82,6 +82,7 @@ def map_status(status: PipelineStatus) -> DiagnosticStatus:
         "encode failures": str(status.encode_failures),
         "encoded (%)": f"{100 * status.encoded:.1f}",
     }
+    values |= {f"held back ({cause})": str(count) for cause, count in status.held.items()}
     values |= {f"{stage} (ms)": f"p50 {p50:.1f}, p99 {p99:.1f}" for stage, (p50, p99) in status.stage_ms.items()}
     if status.last_error:
         message = f"encoding failed {status.encode_failures} times: {status.last_error}"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from builtin_interfaces.msg import Time
 
 from chorus_core.frames import FrameError
+from chorus_core.mapping.frame_gate import WHY
 from chorus_core.pipeline import Pipeline
 from chorus_ros import conversions
 from chorus_ros.camera_input import CameraFrame
@@ -25,6 +26,10 @@ _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (Exception, "integration_failed"),  # out of memory, say: this frame is lost, the node is not
 )
 """The cause a frame is counted under when its way into the map ends with such an error; the first that fits."""
+
+
+class HeldBackError(ValueError):
+    """A frame whose pose or depth cannot be right."""
 
 
 class FrameIntegrator:
@@ -54,18 +59,22 @@ class FrameIntegrator:
             self.frames += 1
             self.monitor.tick(time.monotonic())
             try:
-                self._fuse(messages)
-                self.keyframes += 1
+                held = self._fuse(messages)
             except Exception as error:
                 self._reject(next(cause for kind, cause in _CAUSES if isinstance(error, kind)), error)
+                return
+            self.keyframes += not held
+            if held in WHY:
+                self._reject(held, HeldBackError(WHY[held]))
 
-    def _fuse(self, messages: CameraFrame) -> None:
+    def _fuse(self, messages: CameraFrame) -> str:
+        """Why the frame was held back from the map; empty where it is in it."""
         frame = conversions.rgbd_frame(
             messages.color, messages.depth, messages.info, messages.map_from_camera, messages.rectified
         )
         self._stamps.remember(frame.stamp, conversions.nanoseconds(messages.depth.header.stamp))
         self.depth_monitor.seen(frame)
-        self._pipeline.integrate(frame)
+        return self._pipeline.integrate(frame).held
 
     @contextmanager
     def between_frames(self) -> Iterator[None]:

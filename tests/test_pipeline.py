@@ -311,3 +311,23 @@ def test_a_model_whose_features_do_not_fit_its_texts_is_refused_at_once(heads: d
 def test_missing_checkpoint_is_named() -> None:
     with pytest.raises(CheckpointError, match="no_such_model"):
         Pipeline(parse(Config, {"encoder.checkpoint": "no_such_model"}))
+
+
+def test_frames_held_back_are_counted_and_leave_the_map_alone(frames: list[RgbdFrame]) -> None:
+    pipeline = Pipeline(parse(Config, OPTIONS))
+    for frame in frames:
+        pipeline.integrate(frame)
+    before = len(pipeline.map)
+    pose = frames[-1].world_from_camera.copy()
+    pose[0, 3] += 50.0
+    report = pipeline.integrate(dataclasses.replace(frames[-1], world_from_camera=pose))
+    assert (report.held, report.touched) == ("pose_jump", 0)
+    assert pipeline.integrate(dataclasses.replace(frames[-1], depth=2 * frames[-1].depth)).held == "depth_scale"
+    for _ in range(30):
+        pipeline.integrate(frames[-1])
+    status = pipeline.status()
+    assert status.held == {"pose_jump": 1, "depth_scale": 1, "still": 21}
+    assert status.frames == len(frames) + 9
+    assert len(pipeline.map) < 1.2 * before
+    pipeline.reset()
+    assert pipeline.status().held == {}

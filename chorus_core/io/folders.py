@@ -167,7 +167,7 @@ class _Frames:
         elif (pose := self._read(poses) if isinstance(poses, Path) else poses[int(number)]) is None:
             self.dropped["pose not readable"] += 1
         else:
-            self.files.append(FrameFiles(color, depth, pose, int(number) * FRAME_PERIOD))
+            self.files.append(FrameFiles(color, depth, pose, int(number) * FRAME_PERIOD, timed=False))
 
     def _read(self, path: Path) -> np.ndarray | None:
         try:

@@ -108,12 +108,16 @@ class SequenceBase(ABC):
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """Where one frame lies: image files, ``world_from_camera`` [4, 4] (OpenCV axes, metres) and stamp in seconds."""
+    """Where one frame lies: image files, ``world_from_camera`` [4, 4] (OpenCV axes, metres) and stamp in seconds.
+
+    ``timed``: whether the stamp is when it was taken; False where it was made up from its number.
+    """
 
     color: Path
     depth: Path
     world_from_camera: np.ndarray
     stamp: float
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ class FileSequence(SequenceBase):
             if known.color is not None:
                 color, seen = color_in_view(color, known.color, (depth.shape[1], depth.shape[0]), known.intrinsics)
                 depth = np.where(seen, depth, np.float32(0))
-            return make_frame(color, depth, known.intrinsics, files.world_from_camera, files.stamp)
+            return make_frame(color, depth, known.intrinsics, files.world_from_camera, files.stamp, files.timed)
         except (ImageError, FrameError) as error:
             raise SequenceError(f"{files.color.name} with {files.depth.name}: {error}") from error
 
@@ -201,7 +205,12 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def make_frame(
-    color: np.ndarray, depth: np.ndarray, intrinsics: CameraIntrinsics, world_from_camera: np.ndarray, stamp: float
+    color: np.ndarray,
+    depth: np.ndarray,
+    intrinsics: CameraIntrinsics,
+    world_from_camera: np.ndarray,
+    stamp: float,
+    timed: bool = True,
 ) -> RgbdFrame:
     """A frame at the size of its depth image: colour [H', W', 3] and intrinsics of the same view are brought to it.
 
@@ -224,4 +233,4 @@ def make_frame(
         color = cv2.resize(color, (width, height), interpolation=cv2.INTER_AREA)
     if (intrinsics.height, intrinsics.width) != (height, width):
         intrinsics = intrinsics.scaled(width, height)
-    return RgbdFrame(color, depth, intrinsics, world_from_camera, stamp)
+    return RgbdFrame(color, depth, intrinsics, world_from_camera, stamp, timed)

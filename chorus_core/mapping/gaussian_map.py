@@ -59,6 +59,8 @@ class IntegrateReport:
     carved: int
     evicted: int
     dropped: int
+    held: str = ""
+    """Why the frame was held back instead; see :mod:`chorus_core.mapping.frame_gate`."""
 
 
 class GaussianMap:
@@ -136,6 +138,10 @@ class GaussianMap:
     def blocks(self) -> Tensor:
         """Ids of all blocks in use, int64 [B]."""
         return (self._block_key[: self._block_used] != _NONE).nonzero().squeeze(1)
+
+    def points_in_view(self, frame: DeviceFrame) -> Tensor:
+        """Centres of the Gaussians in view of a frame and in range, metres [N, 3]."""
+        return self._state[self._slots_in(self._visible_blocks(frame)), _MEAN]
 
     def still_there(self, slots: Tensor, births: Tensor) -> Tensor:
         """Which snapshot entries still name the same Gaussian, bool [N]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,3 +28,14 @@ def rotations_from_quats(quats: Tensor) -> Tensor:
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     )  # fmt: skip
     return torch.stack(rows, dim=-1).reshape(*quats.shape[:-1], 3, 3)
+
+
+def motion_between(world_from_a: np.ndarray, world_from_b: np.ndarray) -> tuple[float, float]:
+    """How far apart two poses [4, 4] are: metres, and radians of the rotation between them.
+
+    The angle comes from the chord between the rotations, |R_a - R_b| = 2 sqrt(2) sin(angle / 2), which is exact near
+    zero, where the trace is not.
+    """
+    distance = float(np.linalg.norm(world_from_b[:3, 3] - world_from_a[:3, 3]))
+    chord = float(np.linalg.norm(world_from_b[:3, :3] - world_from_a[:3, :3]))
+    return distance, 2.0 * float(np.arcsin(min(chord / np.sqrt(8.0), 1.0)))

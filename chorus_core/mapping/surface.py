@@ -57,12 +57,17 @@ class DeviceFrame:
     world_from_camera: Tensor
 
     @classmethod
-    def upload(cls, frame: RgbdFrame, device: torch.device) -> DeviceFrame:
-        """Copy a frame to a device; nothing of it is aliased."""
+    def upload(cls, frame: RgbdFrame, device: torch.device, stride: int = 1) -> DeviceFrame:
+        """Copy every ``stride``-th pixel in x and y of a frame to a device; nothing of it is aliased."""
+        color, depth, k = frame.color, frame.depth, frame.intrinsics
+        if stride > 1:
+            color, depth = (np.ascontiguousarray(image[::stride, ::stride]) for image in (color, depth))
+            height, width = depth.shape
+            k = CameraIntrinsics(k.fx / stride, k.fy / stride, k.cx / stride, k.cy / stride, width, height)
         return cls(
-            _tensor(frame.color, device),
-            _tensor(frame.depth, device),
-            frame.intrinsics,
+            _tensor(color, device),
+            _tensor(depth, device),
+            k,
             torch.tensor(frame.world_from_camera, dtype=torch.float32, device=device),
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from chorus_core.frames import CameraIntrinsics, RgbdFrame
@@ -52,3 +54,48 @@ def sphere_depth(pose: np.ndarray, centre: np.ndarray, radius: float, camera: Ca
     a, b, c = (directions**2).sum(-1), directions @ away, away @ away - radius**2
     discriminant = b * b - a * c
     return np.where(discriminant > 0, (-b - np.sqrt(np.maximum(discriminant, 0))) / a, 0.0)
+
+
+ROOM = ((-3.0, -2.5, 0.0), (3.0, 2.5, 2.6))
+"""Lower and upper corner of a room, z up, metres."""
+FURNITURE = (
+    ((1.6, -2.4, 0.0), (2.6, 0.2, 0.8)),
+    ((-2.9, 1.0, 0.0), (-1.7, 2.4, 1.9)),
+    ((0.2, 1.2, 0.0), (1.5, 2.0, 0.5)),
+)
+
+Box = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def looking(x: float, y: float, yaw: float, z: float = 1.3, pitch: float = -0.2) -> np.ndarray:
+    """world_from_camera of a camera in the z-up room that looks along +x turned by yaw, then raised by pitch [4, 4]."""
+    forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
+    right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack((right, np.cross(forward, right), forward), axis=1)
+    pose[:3, 3] = (x, y, z)
+    return pose
+
+
+def room_depth(pose: np.ndarray, boxes: Sequence[Box] = FURNITURE, camera: CameraIntrinsics = CAMERA) -> np.ndarray:
+    """z-depth of the room with boxes in it, by the slab method [H, W]."""
+    inverse = 1.0 / (rays(camera) @ pose[:3, :3].T + 1e-12)  # z-depth is the distance along a ray of z-depth 1
+    low, high = (np.asarray(corner) - pose[:3, 3] for corner in ROOM)
+    depth = np.maximum(low * inverse, high * inverse).min(axis=-1)
+    for box in boxes:
+        first, second = ((np.asarray(corner) - pose[:3, 3]) * inverse for corner in box)
+        enter, leave = np.minimum(first, second).max(axis=-1), np.maximum(first, second).min(axis=-1)
+        depth = np.where((enter < leave) & (enter > 0), np.minimum(depth, enter), depth)
+    return depth
+
+
+def room_frame(
+    pose: np.ndarray, stamp: float, boxes: Sequence[Box] = FURNITURE, noise: np.random.Generator | None = None
+) -> RgbdFrame:
+    """A frame of the room; depth noise as of structured light where a generator is given."""
+    depth = room_depth(pose, boxes)
+    points = (rays(CAMERA) * depth[..., None]) @ pose[:3, :3].T + pose[:3, 3]
+    color = 127 + 100 * np.sin(3.0 * points + (0.0, 1.0, 2.0))
+    if noise is not None:
+        depth = depth + noise.normal(size=depth.shape) * 0.0012 * depth**2
+    return make_frame(depth, color, pose, stamp)

@@ -52,6 +52,7 @@ def status_of(**fields: Any) -> PipelineStatus:
     healthy = PipelineStatus(
         gaussians=10,
         frames=3,
+        held={},
         encodes=2,
         encode_failures=0,
         last_error="",
@@ -80,3 +81,11 @@ def test_array_names_the_node() -> None:
     (status,) = array.status
     assert status.name == "/perception_node: map"
     assert {v.key: v.value for v in status.values}["integrate (ms)"] == "p50 1.0, p99 2.0"
+
+
+def test_frames_held_back_are_listed_by_cause() -> None:
+    status = map_status(status_of(held={"pose_jump": 3, "still": 40}))
+    values = {pair.key: pair.value for pair in status.values}
+    assert values["held back (pose_jump)"] == "3"
+    assert values["held back (still)"] == "40"
+    assert status.level == DiagnosticStatus.OK, "those that warn are counted as drops"
