@@ -48,7 +48,7 @@ class FrameIntegrator:
         self.frames = 0
         """Frames that came complete."""
         self.keyframes = 0
-        """Frames of those that are in the map."""
+        """Frames of those whose view is in the map: fused, or of a standstill that shows nothing new."""
         self.monitor = StreamMonitor("frames")
         config = pipeline.config.map
         self.depth_monitor = DepthMonitor(config.depth_min, config.depth_max)
@@ -63,9 +63,10 @@ class FrameIntegrator:
             except Exception as error:
                 self._reject(next(cause for kind, cause in _CAUSES if isinstance(error, kind)), error)
                 return
-            self.keyframes += not held
             if held in WHY:
                 self._reject(held, HeldBackError(WHY[held]))
+            else:
+                self.keyframes += 1
 
     def _fuse(self, messages: CameraFrame) -> str:
         """Why the frame was held back from the map; empty where it is in it."""
