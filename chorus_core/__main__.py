@@ -42,13 +42,12 @@ def build_map(arguments: argparse.Namespace, config: Config) -> None:
         pipeline.integrate(frame)
     if not arguments.bare:
         _encode_with_progress(pipeline)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    pipeline.save(arguments.out)
+    saved = pipeline.save(arguments.out)
     dropped = f", {sum(sequence.dropped.values())} frames dropped {dict(sequence.dropped)}" if sequence.dropped else ""
     written = len(pipeline.labelled_map()) or len(pipeline.map.export().gaussians)
     status = pipeline.status()
     held = f", {sum(status.held.values())} held back {status.held}" if status.held else ""
-    print(f"{arguments.out}: {written} Gaussians from {status.frames} frames{dropped}{held}")
+    print(f"{saved}: {written} Gaussians from {status.frames} frames{dropped}{held}")
 
 
 def encode_scene(arguments: argparse.Namespace, config: Config) -> None:
@@ -199,7 +198,10 @@ def _scene_facts(path: Path) -> list[tuple[str, str]]:
         unknown = len(content) if content.normals is None else int((~content.normals.any(dim=1)).sum())
         return [*facts, ("normals", f"{unknown} of {len(content)} estimated when encoded" if unknown else "given")]
     facts.append(("median scale", f"{float(content.scales.median()):.4f} m"))
-    if path.suffix == ".ply" and features_path(path).is_file():
+    sidecar = features_path(path) if path.suffix == ".ply" else None
+    if sidecar is not None and not sidecar.is_file():
+        facts.append(("features", f"missing: {sidecar.name}"))
+    elif sidecar is not None:
         labelled, model = load_map(path)
         facts += [("model", model.name), ("feature width", str(labelled.features.shape[1]))]
         counts = torch.bincount(labelled.labels[labelled.labels >= 0], minlength=len(labelled.vocabulary))

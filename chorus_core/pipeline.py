@@ -25,8 +25,7 @@ from chorus_core.encoder.inputs import grid_origin
 from chorus_core.encoder.smoothing import smooth
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
-from chorus_core.io.gaussian_ply import save_gaussians
-from chorus_core.io.map_file import ModelReference, save_map
+from chorus_core.io.map_file import ModelReference, save_bare_map, save_map
 from chorus_core.mapping import FrameGate, GaussianMap, IntegrateReport, MapSnapshot
 from chorus_core.region import Region, RegionScheduler
 from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
@@ -286,24 +285,30 @@ class Pipeline:
 
     # ---- keeping, clearing, running ---------------------------------------------------------------------------
 
-    def save(self, path: str | Path, origin: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0)) -> None:
+    def save(self, path: str | Path, origin: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0)) -> Path:
         """Write the map as a standard 3DGS ``.ply``, with its meaning beside it (see :mod:`chorus_core.io.map_file`).
 
-        Before anything was encoded, the bare map is written.
+        Before anything was encoded, the bare map is written. A map of that name stays whole until the new one is.
 
         Args:
             origin: world position of the map's (0, 0, 0), metres [3]; kept in the file's header if not zero.
+
+        Returns:
+            The ``.ply`` that was written, an absolute path.
+
+        Raises:
+            OSError: the disk is full, or the like; it names the file.
         """
         current, _, instances = self.semantics.objects()
         if len(current) == 0:
             with self._map_lock:
                 gaussians = self.map.export().gaussians.to("cpu")
-            save_gaussians(path, gaussians, origin=origin)
-        else:
-            checkpoint = Path(self.config.encoder.checkpoint)
-            name = str(checkpoint.resolve()) if checkpoint.exists() else str(checkpoint)
-            model = ModelReference(name, self.encoder.description.get("sha256", ""))
-            save_map(path, current, instances, model, origin)
+            return save_bare_map(path, gaussians, origin)
+        checkpoint = Path(self.config.encoder.checkpoint)
+        name = str(checkpoint.resolve()) if checkpoint.exists() else str(checkpoint)
+        unit = self.semantics.text.head not in self.encoder.model.config.raw_heads
+        model = ModelReference(name, self.encoder.description.get("sha256", ""), unit)
+        return save_map(path, current, instances, model, origin)
 
     def reset(self) -> None:
         """Forget the map and its meaning, and count from zero; keep model, vocabulary and settings."""

@@ -20,9 +20,9 @@ def open_saved_map(path: str | Path, config: SemanticsConfig | None = None, mode
         model: where that model is now, if it was moved since.
 
     Raises:
-        MapFileError: there are no features beside the ``.ply``, they are of another map, or of another model.
+        MapFileError: a part of the map is missing or damaged, or its features are of another model.
+        OSError: there is no such ``.ply``, or it is not readable.
         CheckpointError: the model is not to be found.
-        ValueError: the features are of another width than the model's texts.
     """
     labelled, made_by = load_map(path)
     encoder = ChorusEncoder.from_pretrained(model or made_by.name)
@@ -33,6 +33,11 @@ def open_saved_map(path: str | Path, config: SemanticsConfig | None = None, mode
             f"{found or 'none':.12}: encode the map again, or name the model that made it"
         )
     text = TextSide.of(encoder)
+    if labelled.features.shape[1] != text.dim:
+        raise MapFileError(
+            f"{path} has features of width {labelled.features.shape[1]}, the texts of {model or made_by.name} have "
+            f"{text.dim}: encode the map again, or name the model that made it"
+        )
     semantics = SemanticMap(text, labelled.vocabulary, config or SemanticsConfig(), torch.device("cpu"))
     semantics.restore(labelled)
     return semantics

@@ -26,6 +26,7 @@ from rich.table import Table
 from std_srvs.srv import Trigger
 from tqdm import tqdm
 
+from chorus_core.io.map_file import move_map
 from chorus_core.map_pictures import draw_map
 from chorus_core.saved_map import open_saved_map
 
@@ -185,7 +186,7 @@ def run(
         questioner.destroy_node()
         rclpy.shutdown()
     show(answers)
-    map_path = _adopt(Path(saved.message), out)
+    map_path = move_map(saved.message, out / "map.ply")
     pictures = draw_map(open_saved_map(map_path), queries, out)
     summary = {
         "sequence": sequence.name,
@@ -203,16 +204,6 @@ def run(
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(f"{len(pictures)} pictures, map.ply and summary.json in {out} after {summary['seconds']:.0f} s")
-
-
-def _adopt(saved: Path, out: Path) -> Path:
-    """Move the saved map and its features to ``out/map.*``."""
-    from chorus_core.io.map_file import features_path
-
-    target = out / "map.ply"
-    os.replace(features_path(saved), features_path(target))
-    os.replace(saved, target)
-    return target
 
 
 def _count_frames(sequence: Path) -> int:

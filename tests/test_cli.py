@@ -21,6 +21,7 @@ from chorus_core.gaussians import Gaussians
 from chorus_core.io.any_scene import load_any_scene
 from chorus_core.io.feature_file import load_features
 from chorus_core.io.gaussian_ply import save_gaussians
+from chorus_core.io.map_file import features_path
 from chorus_core.io.rgbd import open_sequence
 
 ROS_FILE = Path(__file__).resolve().parents[1] / "config" / "perception.yaml"
@@ -57,7 +58,8 @@ def test_map_query_encode_info(recording: Path, tmp_path: Path, capsys: pytest.C
     assert '"floor": 0 found' not in answer
     copy = tmp_path / "again.ply"
     assert main(["encode", str(target), "--out", str(copy), "--grid", "0.1", *FAST]) == 0
-    assert copy.with_suffix(".features.npz").is_file()
+    assert re.fullmatch(r"again\.[0-9a-f]{8}\.features\.npz", features_path(copy).name)
+    assert features_path(copy).is_file()
     for path in (target, recording):
         assert main(["info", str(path)]) == 0
     assert "Gaussians" in capsys.readouterr().out

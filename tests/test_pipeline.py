@@ -19,7 +19,7 @@ from chorus_core.encoder.checkpoint import write_model
 from chorus_core.encoder.model import ChorusModel, ModelConfig
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
-from chorus_core.io.map_file import MapFileError, ModelReference, features_path, load_map
+from chorus_core.io.map_file import MapFileError, ModelReference, features_path, load_map, save_map
 from chorus_core.io.rgbd import open_sequence
 from chorus_core.pipeline import Pipeline
 from chorus_core.saved_map import open_saved_map
@@ -185,9 +185,9 @@ def test_a_large_vocabulary_neither_delays_queries_nor_must_be_waited_for(mapped
 
 def test_saved_map_answers_as_the_live_one(mapped: Pipeline, tmp_path: Path) -> None:
     path = tmp_path / "map.ply"
-    mapped.save(path)
+    assert mapped.save(path) == path.resolve()
     labelled, model = load_map(path)
-    assert model == ModelReference("chorus_mini", mapped.encoder.description["sha256"])
+    assert model == ModelReference("chorus_mini", mapped.encoder.description["sha256"], unit=True)
     live = mapped.labelled_map()
     torch.testing.assert_close(labelled.gaussians.means, live.gaussians.means)
     assert torch.equal(labelled.labels, live.labels)
@@ -200,25 +200,33 @@ def test_a_map_of_another_model_is_refused(mapped: Pipeline, tmp_path: Path) -> 
     path = tmp_path / "map.ply"
     mapped.save(path)
     assert len(open_saved_map(path, model="chorus_mini").current) == len(mapped.labelled_map())
-    with np.load(features_path(path)) as file:
-        arrays = dict(file)
-    np.savez(features_path(path), **arrays | {"model_sha256": np.array("0" * 64)})
+    labelled, model = load_map(path)
+    save_map(path, labelled, np.full(len(labelled), -1), dataclasses.replace(model, sha256="0" * 64))
     with pytest.raises(MapFileError, match="was encoded by chorus_mini with sha256 000000000000"):
         open_saved_map(path)
 
 
-def test_map_file_without_or_with_foreign_features_is_refused(mapped: Pipeline, tmp_path: Path) -> None:
-    path = tmp_path / "map.ply"
-    mapped.save(path)
-    with np.load(features_path(path)) as file:
-        arrays = dict(file)
-    arrays["features"] = arrays["features"][:-1]
-    np.savez(features_path(path), **arrays)
-    with pytest.raises(MapFileError, match="features"):
-        load_map(path)
-    features_path(path).unlink()
-    with pytest.raises(MapFileError, match="missing"):
-        load_map(path)
+def test_a_map_of_another_width_is_refused(mapped: Pipeline, tmp_path: Path) -> None:
+    path = mapped.save(tmp_path / "map.ply")
+    labelled, model = load_map(path)
+    narrow = dataclasses.replace(labelled, features=labelled.features[:, :7])
+    save_map(path, narrow, np.full(len(labelled), -1), model)
+    with pytest.raises(MapFileError, match=r"map\.ply has features of width 7, the texts of chorus_mini have \d+"):
+        open_saved_map(path)
+
+
+def test_a_save_is_named_absolutely_and_takes_old_features_with_it(
+    mapped: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mapped.save("new/map.ply") == tmp_path.resolve() / "new" / "map.ply"
+    bare = Pipeline(parse(Config, OPTIONS))
+    bare.map.insert(mapped.labelled_map().gaussians)
+    assert bare.save("new/map.ply") == tmp_path.resolve() / "new" / "map.ply"
+    assert [item.name for item in (tmp_path / "new").iterdir()] == ["map.ply"]
+    assert features_path("new/map.ply") is None
+    with pytest.raises(MapFileError, match=r"map\.ply has no features: `python -m chorus_core encode"):
+        load_map("new/map.ply")
 
 
 def test_frames_are_integrated_while_the_encoder_runs_in_the_background(frames: list[RgbdFrame]) -> None:

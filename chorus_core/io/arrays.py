@@ -32,15 +32,22 @@ def read_npy(path: str | Path, error: type[ReadError] = ReadError) -> np.ndarray
 
 
 def read_npz(
-    path: str | Path, required: Sequence[str], optional: Sequence[str] = (), error: type[ReadError] = ReadError
+    path: str | Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    error: type[ReadError] = ReadError,
+    content: bytes | None = None,
 ) -> dict[str, np.ndarray]:
     """Some arrays of an archive by name; others are not read.
+
+    Args:
+        content: of the file, where it was read already.
 
     Raises:
         error: not an archive, an array missing, of Python objects, or cut short.
         FileNotFoundError: no such file.
     """
-    with reading(path, error), zipfile.ZipFile(path) as archive:
+    with reading(path, error), zipfile.ZipFile(path if content is None else io.BytesIO(content)) as archive:
         sizes = {Path(i.filename).stem: i for i in archive.infolist() if i.filename.endswith(".npy")}
         if missing := [name for name in required if name not in sizes]:
             has = ", ".join(sizes) or "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,6 +55,22 @@ def save_gaussians(
     Raises:
         PlyFormatError: a value that the format cannot hold (non-finite, negative scale, opacity outside [0, 1]), or
             an extra column of wrong name, type or shape.
+        OSError: the disk is full, or the like.
+    """
+    content = gaussians_as_ply(gaussians, extra, origin)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def gaussians_as_ply(
+    gaussians: Gaussians,
+    extra: Mapping[str, np.ndarray] | None = None,
+    origin: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
+) -> bytes:
+    """What :func:`save_gaussians` writes.
+
+    Raises:
+        PlyFormatError: as there.
     """
     extra_columns = {name: _checked_extra(name, values, len(gaussians)) for name, values in (extra or {}).items()}
     means, quats, scales, opacities, colors = (_checked(gaussians, name) for name in _FIELDS)
@@ -68,9 +85,9 @@ def save_gaussians(
     for name, values in extra_columns.items():
         vertex[name] = values
     comments = [f"origin {' '.join(repr(float(value)) for value in origin)}"] if np.any(origin) else []
-    ply = PlyData([PlyElement.describe(vertex, "vertex")], text=False, byte_order="<", comments=comments)
-    with atomic_path(path) as temporary:
-        ply.write(str(temporary))
+    buffer = io.BytesIO()
+    PlyData([PlyElement.describe(vertex, "vertex")], text=False, byte_order="<", comments=comments).write(buffer)
+    return buffer.getvalue()
 
 
 def load_gaussians(path: str | Path) -> Gaussians:
