@@ -99,7 +99,7 @@ def measure_size(
     prepare(map_, frames[:warmup], size, frames)
     start = len(map_)
     times, touched = [], 0
-    for frame in tqdm(frames[warmup:], desc=f"{size:,} Gaussians", leave=False):
+    for frame in tqdm(frames[warmup:], desc=f"{size:,} Gaussians", leave=False, disable=None):
         synchronize(device)
         began = time.perf_counter()
         report = map_.integrate(frame)
@@ -133,7 +133,7 @@ def measure_open3d(frames: Sequence[RgbdFrame], warmup: int, config: MapConfig) 
         voxel_size=config.voxel_size, block_resolution=8, block_count=60_000, device=cpu,
     )  # fmt: skip
     times = []
-    for frame in tqdm(frames, desc="Open3D", leave=False):
+    for frame in tqdm(frames, desc="Open3D", leave=False, disable=None):
         intrinsic = core.Tensor(frame.intrinsics.matrix)
         extrinsic = core.Tensor(np.linalg.inv(frame.world_from_camera))
 

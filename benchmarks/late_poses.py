@@ -28,7 +28,7 @@ from benchmarks.node_process import running_node, use_own_domain
 from benchmarks.report import parser, publish
 from chorus_core.frames import CameraIntrinsics
 from chorus_ros import conversions, qos
-from chorus_ros.player_node import transform_stamped
+from chorus_ros.player import transform_stamped
 
 CAMERA = CameraIntrinsics(260.0, 260.0, 159.5, 119.5, 320, 240)
 

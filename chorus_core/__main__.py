@@ -38,7 +38,7 @@ def build_map(arguments: argparse.Namespace, config: Config) -> None:
     """A sequence to a labelled map."""
     sequence = open_sequence(arguments.path, _bag_options(arguments), arguments.upright)
     pipeline = Pipeline(config)
-    for frame in tqdm(sequence, total=len(sequence), desc="frames"):
+    for frame in tqdm(sequence, total=len(sequence), desc="frames", disable=None):
         pipeline.integrate(frame)
     if not arguments.bare:
         _encode_with_progress(pipeline)
@@ -157,7 +157,7 @@ def print_answer(result: QueryResult, origin: Sequence[float] = (0.0, 0.0, 0.0))
 
 def _encode_with_progress(pipeline: Pipeline) -> None:
     total = len(pipeline.map)
-    with tqdm(total=total, unit="G", desc="encode") as bar:
+    with tqdm(total=total, unit="G", desc="encode", disable=None) as bar:
         while (report := pipeline.encode_step()) is not None:
             bar.update(min(report.encoded, total - bar.n))
 

@@ -40,7 +40,7 @@ def draw_map(semantics: SemanticMap, queries: Sequence[str], out: Path) -> list[
             painter.paint(principal_colors(labelled.features[shown])), "features, first three components"
         ),
     }
-    for text_query in tqdm(queries, desc="pictures"):
+    for text_query in tqdm(queries, desc="pictures", disable=None):
         _, scores = semantics.relevancy(text_query)
         heat = heat_colors(scores[shown], colors, semantics.text.threshold)
         name = re.sub(r"[^a-z0-9]+", "_", text_query.lower()).strip("_")[:40] or "query"

@@ -118,7 +118,7 @@ def child(name: str, arguments: Sequence[str], log: Path) -> Iterator[subprocess
 def watch(questioner: Questioner, node: subprocess.Popen, player: subprocess.Popen, frames: int) -> None:
     """Show progress until the player is through and the node has encoded what it saw."""
     settled_since, encodes = None, 0
-    with tqdm(total=frames, unit="frame", desc="mapping") as bar:
+    with tqdm(total=frames, unit="frame", desc="mapping", disable=None) as bar:
         while True:
             rclpy.spin_once(questioner, timeout_sec=0.2)
             if node.poll() is not None:
@@ -231,6 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RuntimeError, TimeoutError, ValueError) as error:
         print(f"demo: {error}; logs are in {parsed.out}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

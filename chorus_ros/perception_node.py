@@ -1,41 +1,24 @@
-"""``python -m chorus_ros.perception_node``: runs the node until it is interrupted."""
+"""``python -m chorus_ros.perception_node``: runs the node until SIGINT or SIGTERM.
+
+Signals are looked after before anything heavy is imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-import rclpy
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
-
-from chorus_core.config import ConfigError
-from chorus_ros.node import THREADS, PerceptionNode
-from chorus_ros.spinning import spin_until_stopped
+from chorus_ros.stop_signals import StopSignals
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the node until it is interrupted."""
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)  # see spin_until_stopped
-    node = None
+    """Run the node; ``args`` are those of the command line without the program's name, ``sys.argv`` by default."""
+    signals = StopSignals()
     try:
-        node = PerceptionNode()
-        executor = MultiThreadedExecutor(num_threads=THREADS)
-        executor.add_node(node)
-        spin_until_stopped(executor, node.stop)
-    except KeyboardInterrupt:  # while starting
-        pass
-    except ConfigError as error:
-        sys.exit(f"perception_node: {error}")
-    except (ValueError, OSError) as error:
-        if node is not None:
-            raise
-        sys.exit(f"perception_node could not start: {' '.join(str(error).split())}")  # one line, whoever raised it
+        with signals.importing():
+            from chorus_ros.running import run_perception
+        run_perception(args, signals)
     finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
+        signals.ignore()
 
 
 if __name__ == "__main__":

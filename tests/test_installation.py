@@ -125,7 +125,7 @@ for module in ("spconv", "gsplat", "transforms3d", "open_clip", "torchvision", "
     sys.modules[module] = None
 import chorus_core.__main__, chorus_core.pipeline, chorus_core.rendering
 if importlib.util.find_spec("rclpy"):
-    import chorus_ros.perception_node, chorus_ros.player_node
+    import chorus_ros.running, chorus_ros.player
 from chorus_core.semantics.text_encoder import load_text_encoder
 try:
     load_text_encoder("open_clip:ViT-B-32:openai")

@@ -119,7 +119,10 @@ def render_house(assets: Path, out: Path, seed: int = 0, sheet: Path | None = No
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, suffix=".tmp") as temporary:
         bag = Path(temporary) / "bag"
-        with BagWriter(bag, intrinsics, camera_mount()) as writer, tqdm(total=images, desc="frames") as progress:
+        with (
+            BagWriter(bag, intrinsics, camera_mount()) as writer,
+            tqdm(total=images, desc="frames", disable=None) as progress,
+        ):
             writer.write_static(START)
             for k, stamp in enumerate(samples):
                 truth = base_pose(drive, stamp)

@@ -26,7 +26,7 @@ from visualization_msgs.msg import MarkerArray
 
 from chorus_core.frames import CameraIntrinsics
 from chorus_ros import conversions, qos
-from chorus_ros.player_node import (
+from chorus_ros.player import (
     BASE_FRAME,
     BASE_FROM_CAMERA,
     CAMERA_FRAME,
@@ -95,6 +95,15 @@ class Process:
         for _ in range(times):
             self._process.send_signal(signal.SIGINT)
             time.sleep(0.05)
+        return self._process.wait(timeout)
+
+    def signal_until_gone(self, number: signal.Signals, times: int, timeout: float = 30.0) -> int:
+        """A signal every 20 ms, ``times`` at most, for as long as the process lives; the exit status."""
+        deadline = time.monotonic() + timeout
+        while self.running() and times and time.monotonic() < deadline:
+            self._process.send_signal(number)
+            times -= 1
+            time.sleep(0.02)
         return self._process.wait(timeout)
 
     def wait(self, timeout: float) -> int:

@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
 from chorus_ros.conversions import byte_array, camera_info_message, pose_message, time_message
-from chorus_ros.player_node import BASE_FRAME, BASE_FROM_CAMERA, CAMERA_FRAME, ODOMETRY_FRAME, transform_stamped
+from chorus_ros.player import BASE_FRAME, BASE_FROM_CAMERA, CAMERA_FRAME, ODOMETRY_FRAME, transform_stamped
 
 START = 1_700_000_000.0
 PERIOD = 0.15

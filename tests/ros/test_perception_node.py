@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger
 
 from chorus_ros import conversions, qos
 from chorus_ros.node import PerceptionNode
-from chorus_ros.player_node import CAMERA_FRAME
+from chorus_ros.player import CAMERA_FRAME
 
 _, _, POSE = render(0)
 TODAY = Time(sec=1_750_000_000, nanosec=123_456_789)  # through a float it comes back 235 ns later

@@ -145,10 +145,10 @@ def generate(config: GenerateConfig, scenes: int, workers: int) -> list[Path]:
     write_split(config.out, library, Split.make(library, config.split_seed))
     if workers <= 1:
         _start_worker(config)
-        return [_work(k) for k in tqdm(range(scenes), desc="scenes")]
+        return [_work(k) for k in tqdm(range(scenes), desc="scenes", disable=None)]
     context = multiprocessing.get_context("spawn")  # torch and fork do not mix
     with context.Pool(workers, _start_worker, (config,)) as pool:
-        return list(tqdm(pool.imap_unordered(_work, range(scenes)), total=scenes, desc="scenes"))
+        return list(tqdm(pool.imap_unordered(_work, range(scenes)), total=scenes, desc="scenes", disable=None))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Ways out of spinning."""
+"""Ways out of a running node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import rclpy
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 
-from chorus_ros.spinning import spin_until_stopped
+from chorus_ros.running import spin_until_stopped
+from chorus_ros.stop_signals import StopSignals
 
 
 @pytest.fixture
@@ -29,10 +30,10 @@ def node() -> Iterator[Node]:
         signal.signal(number, handler)
 
 
-def spin(node: Node) -> None:
+def spin(node: Node, stopping: Callable[[], object] = lambda: None) -> None:
     executor = MultiThreadedExecutor(num_threads=2, context=node.context)
     executor.add_node(node)
-    spin_until_stopped(executor)
+    spin_until_stopped(executor, StopSignals(), stopping)
 
 
 def later(action: Callable[[], object], seconds: float = 0.3) -> None:
@@ -62,6 +63,23 @@ def test_running_callback_is_waited_for(node: Node) -> None:
     timer = node.create_timer(0.05, slow)
     spin(node)
     assert ran == [True]
+
+
+def test_running_callback_is_told_to_give_up(node: Node) -> None:
+    """One that would take a minute ends when the node does."""
+    told = threading.Event()
+    gave_up = []
+
+    def slow() -> None:
+        timer.cancel()
+        os.kill(os.getpid(), signal.SIGTERM)
+        gave_up.append(told.wait(60.0))
+
+    timer = node.create_timer(0.05, slow)
+    began = time.monotonic()
+    spin(node, told.set)
+    assert gave_up == [True]
+    assert time.monotonic() - began < 10.0
 
 
 def test_context_that_others_shut_down_ends_it(node: Node) -> None:
