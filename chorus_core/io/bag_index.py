@@ -14,7 +14,8 @@ import numpy as np
 
 from chorus_core.frames import CameraIntrinsics, FrameError
 from chorus_core.io.bag_messages import PoseSample, nanoseconds, pose_sample, seconds
-from chorus_core.io.bag_topics import ODOMETRY, TF, BagOptions, Look, choose_image_topics, is_rectified, pose_topics
+from chorus_core.io.bag_poses import choose_pose_source
+from chorus_core.io.bag_topics import TF, BagOptions, Look, choose_image_topics, is_rectified, pose_topics
 from chorus_core.io.camera_info import intrinsics_from_info
 from chorus_core.io.poses import matrix_from_pose
 from chorus_core.io.sequence import SequenceError
@@ -117,8 +118,8 @@ class BagIndex:
             raise SequenceError(f"{self.topics.color}: empty frame_id: expected one, or camera_frame to be given")
         return frame
 
-    def join_pose_topic(self, wanted: BagOptions) -> str:
-        """Bring the chosen pose topic into the transform tree.
+    def take_poses(self, wanted: BagOptions) -> str:
+        """Bring the poses of the source that knows the camera best into the transforms.
 
         Returns:
             the world frame.
@@ -127,34 +128,12 @@ class BagIndex:
             SequenceError: nothing says where the camera is.
             TransformError: the frames form a loop.
         """
-        camera = self.camera_frame(wanted)
-        topic = wanted.pose or self._pose_topic_by_itself(camera)
-        if self.pose_types.get(topic, TF) == TF:
-            root = self.buffer.root(camera)
-            if root == camera.removeprefix("/"):
-                raise SequenceError(
-                    f"no source of poses: TF does not hold frame {camera!r}, and there is no Odometry or PoseStamped"
-                )
-            return wanted.world_frame or root
-        for sample in self.poses[topic]:
-            try:
-                self.buffer.set_transform(sample.parent, sample.child or camera, sample.stamp, sample.parent_from_child)
-            except TransformError as error:
-                self.dropped["pose not usable"] += 1
-                self.last_error = error
-        return wanted.world_frame or next((sample.parent for sample in self.poses[topic]), camera)
-
-    def _pose_topic_by_itself(self, camera: str) -> str:
-        """The pose topic to use, or "" for TF."""
-        root = self.buffer.root(camera)
-        ranked = sorted(self.poses, key=lambda topic: (self.pose_types[topic] != ODOMETRY, topic))
-        for topic in ranked:
-            # TF ends at the robot's body (joints may move in it) and odometry goes on from there
-            if self.poses[topic] and self.poses[topic][0].child == root:
-                return topic
-        if self.buffer.moves(camera):
-            return ""
-        return ranked[0] if ranked else ""
+        stamps = [key.stamp * 1e-9 for key in self.images[self.topics.depth]]
+        source = choose_pose_source(self.buffer, self.poses, self.pose_types, self.camera_frame(wanted), stamps, wanted)
+        self.buffer = source.buffer
+        self.dropped["pose not usable"] += source.rejected
+        self.last_error = source.last_error or self.last_error
+        return source.world_frame
 
     def intrinsics_at(self, stamp: float, image_size: tuple[int, int]) -> CameraIntrinsics:
         """The calibration in force for colour images of that size: the last one before a time, or the first.

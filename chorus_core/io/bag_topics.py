@@ -40,9 +40,9 @@ class BagOptions:
         color: ``Image`` or ``CompressedImage``.
         depth: ``Image`` or ``CompressedImage``, registered to colour.
         camera_info: calibration of the colour camera.
-        pose: ``TFMessage`` (stands for /tf and /tf_static), ``Odometry`` or ``PoseStamped``. By itself: TF where the
-            camera moves in it, else odometry, else a PoseStamped topic.
-        world_frame: frame of the map; by itself the pose topic's frame, or the root of the TF tree.
+        pose: ``TFMessage`` (stands for /tf and /tf_static), ``Odometry`` or ``PoseStamped``; by itself the one that
+            knows the camera at the most images.
+        world_frame: frame of the map; by itself ``map`` where there is one, else the frame above all that moves.
         camera_frame: optical frame of the colour camera; by itself the ``frame_id`` of the colour images.
         base_frame: what ``Odometry`` or ``PoseStamped`` are poses of; by itself the ``child_frame_id`` of odometry, and
             the camera for a PoseStamped.

@@ -66,8 +66,8 @@ class RosbagSequence(SequenceBase):
             raise SequenceError(f"{path}: no usable message on {index.topics.camera_info}: {index.last_error}")
         self.camera_frame = index.camera_frame(wanted)
         try:
-            self.world_frame = index.join_pose_topic(wanted)
-        except TransformError as error:
+            self.world_frame = index.take_poses(wanted)
+        except (SequenceError, TransformError) as error:
             raise SequenceError(f"{path}: {error}") from error
         self._warn_of_doubts(index)
         self._intrinsics_at = index.intrinsics_at

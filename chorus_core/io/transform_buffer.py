@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_left
-from dataclasses import dataclass, field
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from threading import Lock
 
 import numpy as np
@@ -29,9 +30,10 @@ class TransformNotYetError(TransformError):
 
 @dataclass
 class _Edge:
-    """A child frame's transform to its parent: a constant, or samples by increasing stamp."""
+    """A child frame's transform to one of its parents: a constant, or samples by increasing stamp."""
 
     parent: str
+    child: str
     static: bool
     stamps: list[float] = field(default_factory=list)
     matrices: list[np.ndarray] = field(default_factory=list)
@@ -42,6 +44,9 @@ class TransformBuffer:
 
     Convention: ``parent_from_child`` matrices [4, 4] in metres; stamps in seconds. A leading ``/`` of a frame name is
     dropped, as tf2 does.
+
+    A frame that is given another parent keeps what it had of the first, as in tf2: the past stays known. At each
+    stamp it hangs from what it was last given, or else from a parent that has a transform then.
 
     Out-of-order samples within ``history`` are put in their place. A stamp older than an edge's newest by more than
     ``history`` means that the clock was set back (a bag played again, a simulation reset): that edge starts over.
@@ -67,7 +72,8 @@ class TransformBuffer:
         self._history = history
         self._tolerance = tolerance
         self._max_gap = max_gap
-        self._edges: dict[str, _Edge] = {}
+        self._edges: dict[str, dict[str, _Edge]] = {}  # by child, then by parent
+        self._above: dict[str, tuple[str, ...]] = {}  # ancestors by frame, until there is a new edge
         self._lock = Lock()
 
     def set_transform(
@@ -75,8 +81,7 @@ class TransformBuffer:
     ) -> None:
         """Add a sample of ``parent_from_child`` [4, 4]; one at a stamp already held replaces it.
 
-        A static transform holds at every time; its stamp is ignored. A child has one parent: naming another one
-        drops what was known of the first.
+        A static transform holds at every time; its stamp is ignored.
 
         Raises:
             TransformError: empty or equal frame names, a non-finite stamp, or a matrix that is not rigid.
@@ -91,15 +96,17 @@ class TransformBuffer:
         except FrameError as error:
             raise TransformError(str(error)) from error
         with self._lock:
-            edge = self._edges.get(child)
-            if edge is None or edge.parent != parent or edge.static != static:
-                if edge is not None and edge.parent != parent:
-                    _log.warning("frame %s changes its parent from %s to %s", child, edge.parent, parent)
-                edge = self._edges[child] = _Edge(parent, static)
+            edges = self._edges.setdefault(child, {})
+            edge = edges.get(parent)
+            if edge is None or edge.static != static:
+                if edge is None and edges:
+                    _log.warning("frame %s has more than one parent: %s", child, ", ".join([*edges, parent]))
+                edge = edges[parent] = _Edge(parent, child, static)
+                self._above.clear()
             if static:
                 edge.stamps, edge.matrices = [-math.inf], [matrix]
             else:
-                self._insert(edge, child, stamp, matrix)
+                self._insert(edge, stamp, matrix)
 
     def lookup(self, target: str, source: str, stamp: float) -> np.ndarray:
         """``target_from_source``, float64 [4, 4], at ``stamp``; moving edges are interpolated (linear and slerp).
@@ -114,27 +121,68 @@ class TransformBuffer:
         if not math.isfinite(stamp):
             raise TransformError(f"lookup of {target!r} from {source!r} at stamp {stamp}: expected finite seconds")
         with self._lock:
-            from_source, from_target = self._chain(source), self._chain(target)
+            above_source, above_target = self._ancestors(source), self._ancestors(target)
+            if not set(above_source) & set(above_target):
+                raise TransformError(self._not_connected(target, source))
+            failures: list[TransformError] = []
+            from_source = self._climb(source, stamp, set(above_target), failures)
+            from_target = self._climb(target, stamp, set(above_source), failures)
             ancestor = next((frame for frame in from_source if frame in from_target), None)
             if ancestor is None:
-                raise TransformError(self._not_connected(target, source))
-            ancestor_from_source = self._compose(from_source, ancestor, stamp)
-            ancestor_from_target = self._compose(from_target, ancestor, stamp)
-        return np.linalg.inv(ancestor_from_target) @ ancestor_from_source
+                raise failures[0]
+        return np.linalg.inv(from_target[ancestor]) @ from_source[ancestor]
 
     def clear(self) -> None:
         """Forget every sample of moving frames; static transforms, which are sent only once, stay."""
         with self._lock:
-            self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
+            kept = [edge for edges in self._edges.values() for edge in edges.values() if edge.static]
+            self._edges = {}
+            for edge in kept:
+                self._edges.setdefault(edge.child, {})[edge.parent] = edge
+            self._above.clear()
+
+    def without_parents(self, frame: str) -> TransformBuffer:
+        """A copy of this buffer that does not know where a frame is."""
+        copy = TransformBuffer(self._history, self._tolerance, self._max_gap)
+        with self._lock:
+            for child, edges in self._edges.items():
+                if child != _frame_name(frame):
+                    copy._edges[child] = {
+                        parent: replace(edge, stamps=[*edge.stamps], matrices=[*edge.matrices])
+                        for parent, edge in edges.items()
+                    }
+        return copy
 
     def root(self, frame: str) -> str:
         """The topmost ancestor of a frame; the frame itself where it has no parent.
+
+        Of several parents, here and below, the one with the most samples counts.
 
         Raises:
             TransformError: the parents form a loop.
         """
         with self._lock:
             return self._chain(_frame_name(frame))[-1]
+
+    def ancestors(self, frame: str) -> tuple[str, ...]:
+        """A frame, its parents, theirs and so on: all that it ever hung from, the nearest first.
+
+        Raises:
+            TransformError: the parents form a loop.
+        """
+        with self._lock:
+            return self._ancestors(_frame_name(frame))
+
+    def fixed_frame(self, frame: str) -> str:
+        """The lowest ancestor of a frame above which nothing moves; the frame's root where nothing moves at all.
+
+        Raises:
+            TransformError: the parents form a loop.
+        """
+        with self._lock:
+            chain = self._chain(_frame_name(frame))
+            moving = [child for child in chain[:-1] if not self._main_edge(child).static]
+            return self._main_edge(moving[-1]).parent if moving else chain[-1]
 
     def static_root(self, frame: str) -> str:
         """The topmost ancestor of a frame that static transforms lead to; the frame itself where none does.
@@ -144,22 +192,22 @@ class TransformBuffer:
         """
         with self._lock:
             chain = self._chain(_frame_name(frame))
-            return next(f for f in chain if (edge := self._edges.get(f)) is None or not edge.static)
+            return next(f for f in chain if f == chain[-1] or not self._main_edge(f).static)
 
     def moves(self, frame: str) -> bool:
         """Whether a transform between a frame and its root is not static."""
         with self._lock:
             chain = self._chain(_frame_name(frame))
-            return any(not self._edges[child].static for child in chain[:-1])
+            return any(not self._main_edge(child).static for child in chain[:-1])
 
     def frames(self) -> tuple[str, ...]:
         """Names of all frames, sorted."""
         with self._lock:
-            return tuple(sorted(set(self._edges) | {edge.parent for edge in self._edges.values()}))
+            return tuple(sorted(self._known()))
 
-    def _insert(self, edge: _Edge, child: str, stamp: float, matrix: np.ndarray) -> None:
+    def _insert(self, edge: _Edge, stamp: float, matrix: np.ndarray) -> None:
         if edge.stamps and stamp < edge.stamps[-1] - self._history:
-            _log.warning("%s: stamp goes back from %.3f to %.3f s: history dropped", child, edge.stamps[-1], stamp)
+            _log.warning("%s: stamp goes back from %.3f to %.3f s: history dropped", edge.child, edge.stamps[-1], stamp)
             edge.stamps.clear()
             edge.matrices.clear()
         place = bisect_left(edge.stamps, stamp)
@@ -173,31 +221,59 @@ class TransformBuffer:
             del edge.stamps[:expired]
             del edge.matrices[:expired]
 
+    def _main_edge(self, child: str) -> _Edge:
+        """To the parent with the most samples, or the latest; a static transform counts for more than any."""
+        return max(self._edges[child].values(), key=lambda edge: (edge.static, len(edge.stamps), edge.stamps[-1]))
+
     def _chain(self, frame: str) -> list[str]:
-        """The frame and its ancestors, nearest first."""
+        """The frame and its ancestors, nearest first, by way of the main parents."""
+        self._ancestors(frame)  # refuses loops
         chain = [frame]
-        while (edge := self._edges.get(chain[-1])) is not None:
-            if edge.parent in chain:
-                raise TransformError(f"frames form a loop: {' -> '.join([*chain, edge.parent])}")
-            chain.append(edge.parent)
+        while chain[-1] in self._edges:
+            chain.append(self._main_edge(chain[-1]).parent)
         return chain
 
-    def _compose(self, chain: list[str], ancestor: str, stamp: float) -> np.ndarray:
-        """ancestor_from_frame for the first frame of a chain."""
-        ancestor_from_frame = np.eye(4)
-        for child in chain[: chain.index(ancestor)]:
-            ancestor_from_frame = self._sample(child, stamp) @ ancestor_from_frame
-        return ancestor_from_frame
+    def _ancestors(self, frame: str) -> tuple[str, ...]:
+        if frame not in self._above:
+            above = {frame: None}  # a set in order
+            for child in (queue := [frame]):
+                new = [parent for parent in self._edges.get(child, ()) if parent not in above]
+                above.update(dict.fromkeys(new))
+                queue += new
+            try:
+                TopologicalSorter({child: [*self._edges.get(child, ())] for child in above}).prepare()
+            except CycleError as error:
+                raise TransformError(f"frames form a loop: {' -> '.join(reversed(error.args[1]))}") from error
+            self._above[frame] = tuple(above)
+        return self._above[frame]
 
-    def _sample(self, child: str, stamp: float) -> np.ndarray:
+    def _climb(
+        self, frame: str, stamp: float, goals: set[str], failures: list[TransformError]
+    ) -> dict[str, np.ndarray]:
+        """ancestor_from_frame at a stamp for the frame and its ancestors, nearest first, up to the first of goals."""
+        reached = {frame: np.eye(4)}
+        for child in (queue := [frame]):
+            if child in goals:
+                continue
+            # the parent that was named last before the stamp goes first
+            for edge in sorted(self._edges.get(child, {}).values(), key=lambda e: -_last_before(e, stamp)):
+                if edge.parent in reached:
+                    continue
+                try:
+                    reached[edge.parent] = self._sample(edge, stamp) @ reached[child]
+                    queue.append(edge.parent)
+                except TransformError as error:
+                    failures.append(error)
+        return reached
+
+    def _sample(self, edge: _Edge, stamp: float) -> np.ndarray:
         """parent_from_child at a stamp."""
-        edge = self._edges[child]
         if edge.static:
             return edge.matrices[0]
         after = bisect_left(edge.stamps, stamp)
         if after < len(edge.stamps) and edge.stamps[after] == stamp:
             return edge.matrices[after]
-        where = f"{edge.parent!r} from {child!r} at {stamp:.6f} s"
+        where = f"{edge.parent!r} from {edge.child!r} at {stamp:.6f} s"
         if 0 < after < len(edge.stamps):
             first, last = edge.stamps[after - 1], edge.stamps[after]
             if last - first > self._max_gap + _ROUNDING:
@@ -217,11 +293,19 @@ class TransformBuffer:
         raise TransformError(f"no {where}: {early:.3f} s before the oldest sample, at {edge.stamps[0]:.6f} s")
 
     def _not_connected(self, target: str, source: str) -> str:
-        known = set(self._edges) | {edge.parent for edge in self._edges.values()}
+        known = self._known()
         unknown = [frame for frame in (target, source) if frame not in known]
         if unknown:
             return f"unknown frame {', '.join(map(repr, unknown))}; known are: {', '.join(sorted(known)) or 'none'}"
         return f"frames {target!r} and {source!r} are not connected"
+
+    def _known(self) -> set[str]:
+        return set(self._edges).union(*self._edges.values())
+
+
+def _last_before(edge: _Edge, stamp: float) -> float:
+    place = bisect_right(edge.stamps, stamp)
+    return edge.stamps[place - 1] if place else -math.inf
 
 
 def _frame_name(name: str) -> str:

@@ -97,6 +97,36 @@ def test_pose_stamped_is_of_the_camera(tmp_path):
     np.testing.assert_allclose(sequence[2].world_from_camera, odom_from_base(2 * PERIOD), atol=1e-6)
 
 
+def test_a_goal_in_the_map_is_not_where_the_camera_is(tmp_path):
+    recording = with_images()
+    recording.add("/goal_pose", stamp_of(2), pose_stamped(stamp_of(2), odom_from_base(9.0)))
+    for i in range(COUNT):
+        world_from_camera = odom_from_base(i * PERIOD) @ BASE_FROM_CAMERA
+        recording.add("/slam/pose", stamp_of(i), pose_stamped(stamp_of(i), world_from_camera))
+    check_frames(open_sequence(recording.write(tmp_path / "bag")))
+
+
+def test_odometry_without_child_is_of_the_base(tmp_path):
+    recording = with_images()
+    recording.add("/tf_static", START - 1, tf(START - 1, "base_link", OPTICAL, BASE_FROM_CAMERA))
+    for i in np.arange(-0.5, COUNT + 1):
+        recording.add("/odom", stamp_of(i), odometry(stamp_of(i), odom_from_base(i * PERIOD), child=""))
+    check_frames(open_sequence(recording.write(tmp_path / "bag")))
+
+
+def test_map_on_the_earth_and_a_stray_parent(tmp_path):
+    recording = with_tf(with_images())
+    earth_from_map, map_from_odom = np.eye(4), odom_from_base(9.0)
+    earth_from_map[:2, 3] = 5e5, 5.5e6
+    recording.add("/tf_static", START - 1, tf(START - 1, "utm", "map", earth_from_map))
+    recording.add("/tf_static", START - 1, tf(START - 1, "map", "odom", map_from_odom))
+    recording.add("/tf", stamp_of(COUNT), tf(stamp_of(COUNT), "wheel_odom", "base_link", np.eye(4)))
+    sequence = open_sequence(recording.write(tmp_path / "bag"))
+    assert sequence.world_frame == "map" and len(sequence) == COUNT
+    expected = map_from_odom @ odom_from_base(2 * PERIOD) @ BASE_FROM_CAMERA
+    np.testing.assert_allclose(sequence[2].world_from_camera, expected, atol=1e-6)
+
+
 def test_world_frame_can_be_told(tmp_path):
     recording = with_tf(with_images())
     map_from_odom = odom_from_base(9.0)

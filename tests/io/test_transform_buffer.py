@@ -100,7 +100,7 @@ def test_history_is_bounded():
     buffer = TransformBuffer(history=2.0)
     for stamp in range(1000):
         buffer.set_transform("odom", "base", stamp / 10, translation(stamp))
-    assert len(buffer._edges["base"].stamps) == 21
+    assert len(buffer._edges["base"]["odom"].stamps) == 21
     assert buffer.lookup("odom", "base", 97.95)[0, 3] == pytest.approx(979.5)
     with pytest.raises(TransformError, match="before the oldest"):
         buffer.lookup("odom", "base", 97.5)
@@ -187,13 +187,87 @@ def test_unknown_and_unconnected_frames_and_loops():
         buffer.lookup("other", "base", 0.0)
 
 
-def test_new_parent_replaces_the_old_one():
+def test_the_past_keeps_its_parent():
+    """An arm takes a cup off the table: before, it hangs from the table, after, from the gripper."""
+    buffer = TransformBuffer(history=math.inf)
+    buffer.set_transform("room", "table", 0.0, translation(1.0), static=True)
+    for stamp in (0.0, 1.0, 2.0):
+        buffer.set_transform("room", "gripper", stamp, translation(10.0 * stamp))
+    for stamp in (0.0, 0.5):
+        buffer.set_transform("table", "cup", stamp, translation(0.2))
+    for stamp in (1.0, 2.0):
+        buffer.set_transform("gripper", "cup", stamp, translation(0.1))
+    assert buffer.lookup("room", "cup", 0.25)[0, 3] == pytest.approx(1.2)
+    assert buffer.lookup("room", "cup", 1.5)[0, 3] == pytest.approx(15.1)
+    with pytest.raises(TransformError, match="after the newest sample"):
+        buffer.lookup("room", "cup", 0.75)  # nobody knows when it was taken
+    assert buffer.lookup("gripper", "cup", 1.5)[0, 3] == pytest.approx(0.1)
+    assert set(buffer.ancestors("cup")) == {"cup", "table", "gripper", "room"}
+
+
+@pytest.mark.parametrize("stray", [-1.0, 0.35, 2.0])
+def test_a_stray_parent_costs_nothing(stray, caplog):
+    """One transform from another tree, before, amid or after the others."""
+    buffer = TransformBuffer(history=math.inf)
+    transforms = [("map", 0.1 * i, translation(i)) for i in range(10)] + [("wheel_odom", stray, translation(77.0))]
+    for parent, stamp, matrix in sorted(transforms, key=lambda t: t[1]):
+        buffer.set_transform(parent, "base", stamp, matrix)
+    for stamp in (0.0, 0.32, 0.35, 0.37, 0.9):
+        assert buffer.lookup("map", "base", stamp)[0, 3] == pytest.approx(10 * stamp)
+    assert buffer.root("base") == "map"
+    assert [r.getMessage() for r in caplog.records if "more than one parent" in r.getMessage()] != []
+
+
+def test_two_publishers_that_disagree_on_the_parent():
+    """Neither's samples are interpolated with the other's; the parent that is asked for tells whose are meant."""
+    buffer = TransformBuffer()
+    for i in range(20):
+        buffer.set_transform("odom" if i % 2 else "vio", "base", 0.1 * i, translation(i if i % 2 else 100 + i))
+    assert buffer.lookup("odom", "base", 0.8)[0, 3] == pytest.approx(8)
+    assert buffer.lookup("vio", "base", 0.8)[0, 3] == pytest.approx(108)
+
+
+def test_what_comes_last_before_the_stamp_wins():
+    """Two ways lead to the same frame."""
+    buffer = TransformBuffer()
+    for child in ("a", "b"):
+        buffer.set_transform("map", child, 0.0, translation(1.0 if child == "a" else 2.0), static=True)
+    for parent, stamp in (("a", 0.0), ("a", 3.0), ("b", 1.0), ("b", 2.0)):
+        buffer.set_transform(parent, "base", stamp, translation(0.0))
+    assert [buffer.lookup("map", "base", stamp)[0, 3] for stamp in (0.5, 1.5, 2.5)] == [1.0, 2.0, 1.0]
+
+
+def test_equal_parents_and_names():
     buffer = TransformBuffer()
     buffer.set_transform("odom", "base", 1.0, translation(1.0))
     buffer.set_transform("map", "base", 2.0, translation(2.0))
     assert buffer.lookup("map", "base", 2.0)[0, 3] == 2.0
     assert buffer.root("base") == "map" and buffer.moves("base")
-    assert buffer.frames() == ("base", "map")
+    assert buffer.frames() == ("base", "map", "odom")
+
+
+def test_fixed_frame_is_above_all_that_moves():
+    buffer = TransformBuffer()
+    buffer.set_transform("earth", "utm", 0.0, np.eye(4), static=True)
+    buffer.set_transform("utm", "world", 0.0, np.eye(4), static=True)
+    buffer.set_transform("world", "odom", 1.0, np.eye(4))
+    buffer.set_transform("odom", "base", 1.0, np.eye(4))
+    buffer.set_transform("base", "camera", 0.0, np.eye(4), static=True)
+    assert buffer.fixed_frame("camera") == "world"
+    assert buffer.fixed_frame("world") == "earth"
+    assert buffer.ancestors("/camera") == ("camera", "base", "odom", "world", "utm", "earth")
+
+
+def test_copy_without_the_parents_of_a_frame():
+    buffer = TransformBuffer()
+    buffer.set_transform("odom", "base", 1.0, translation(1.0))
+    buffer.set_transform("base", "camera", 0.0, translation(0.5), static=True)
+    copy = buffer.without_parents("base")
+    copy.set_transform("vio", "base", 1.0, translation(7.0))
+    copy.set_transform("base", "camera", 0.0, translation(0.0), static=True)
+    assert copy.lookup("vio", "camera", 1.0)[0, 3] == 7.0
+    assert copy.frames() == ("base", "camera", "vio")
+    assert buffer.lookup("odom", "camera", 1.0)[0, 3] == 1.5
 
 
 @pytest.mark.parametrize(
