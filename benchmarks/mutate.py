@@ -167,17 +167,22 @@ def run(reader: Reader, count: int, seed: int, bar: tqdm) -> dict[int, Outcome]:
             )
             process.start()
             theirs.close()
-            start = _listen(ours, process, outcomes, bar) + 1
+            last = _listen(ours, process, outcomes, bar)
             process.join()
+            if last is None:
+                raise RuntimeError(f"{reader.name}: the whole input cannot be read: --reader {reader.name!r} --only -1")
+            start = last + 1
     return outcomes
 
 
-def _listen(pipe: Connection, process, outcomes: dict[int, Outcome], bar: tqdm) -> int:
-    """Take outcomes until the process ends; the number of the last mutation."""
-    number, mutation = -1, ""
+def _listen(pipe: Connection, process, outcomes: dict[int, Outcome], bar: tqdm) -> int | None:
+    """Take outcomes until the process ends; the number of the last mutation, None where none was begun."""
+    number, mutation = None, ""
     while True:
         if not pipe.poll(HANGS):
             process.kill()
+            if number is None:
+                return None
             outcomes[number] = Outcome("slow", mutation, f"no end within {HANGS:.0f} s")
             bar.update()
             return number
@@ -185,6 +190,8 @@ def _listen(pipe: Connection, process, outcomes: dict[int, Outcome], bar: tqdm) 
             message = pipe.recv()
         except EOFError:
             process.join()
+            if number is None:
+                return None
             outcomes[number] = Outcome("killed", mutation, f"exit status {process.exitcode}")
             bar.update()
             return number
@@ -199,13 +206,15 @@ def _listen(pipe: Connection, process, outcomes: dict[int, Outcome], bar: tqdm) 
 
 
 def show(reader: Reader, seed: int, number: int) -> None:
-    """One mutation in this process, with its traceback."""
+    """One mutation in this process, with its traceback; -1 is the whole input."""
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         whole.mkdir()
         reader.write(whole)
-        print(damage(reader, whole, seed, number, Path(folder) / "input"))
-        reader.read(Path(folder) / "input")
+        damaged = Path(folder) / "input" if number >= 0 else whole
+        if number >= 0:
+            print(damage(reader, whole, seed, number, damaged))
+        reader.read(damaged)
         print("accepted")
 
 

@@ -22,6 +22,7 @@ from chorus_core.encoder.checkpoint import shipped_models
 from chorus_core.encoder.hub import is_hub_name
 from chorus_core.encoder.normals import complete_normals
 from chorus_core.io.any_scene import FORMS, load_any_scene
+from chorus_core.io.documents import parse_yaml
 from chorus_core.io.feature_file import save_features
 from chorus_core.io.gaussian_ply import load_origin
 from chorus_core.io.map_file import features_path, load_map
@@ -276,14 +277,12 @@ def read_config(path: Path | None, assignments: Sequence[str]) -> Config:
     Raises:
         ConfigError: unknown option, wrong type or range, or a pair without '='.
     """
-    import yaml
-
     tree = configuration.flatten(configuration.as_dict(configuration.load(path))) if path else {}
     for pair in assignments:
         name, found, value = pair.partition("=")
         if not found:
             raise configuration.ConfigError(f"--set {pair}: expected OPTION=VALUE")
-        tree[name] = _value(yaml.safe_load(value))
+        tree[name] = _value(parse_yaml(value, f"--set {name}", error=configuration.ConfigError))
     return configuration.parse(Config, tree)
 
 

@@ -6,17 +6,23 @@ ROS parameters, the YAML file under ``config/`` and the README's table are all g
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import yaml
+from chorus_core.io.documents import read_yaml
+from chorus_core.io.errors import ReadError
 
 T = TypeVar("T")
 
+_INT64 = 2**63
+_SHOWN = 80
+"""Characters of a value in a message."""
 
-class ConfigError(ValueError):
+
+class ConfigError(ReadError):
     """An unknown key, a wrong type or a value out of range; the message names the key in dotted form."""
 
 
@@ -179,21 +185,31 @@ def options(config_type: type, prefix: str = "") -> Iterator[Option]:
 
 def _check(option_: Option, value: Any) -> Any:
     """The value as the option's type, or a ConfigError naming option, value and expected form."""
-    wanted = option_.type
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    wanted, given = option_.type, f"{option_.name} = {_short(repr(value))}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not -_INT64 <= value < _INT64:  # ROS parameters hold no others
+            raise ConfigError(f"{given}: expected a number of at most 64 bits")
+        value = float(value) if wanted is float else value
     if isinstance(value, bool) is not (wanted is bool) or not isinstance(value, wanted):
-        raise ConfigError(f"{option_.name} = {value!r}: expected {wanted.__name__}")
+        raise ConfigError(f"{given}: expected {wanted.__name__}")
+    if isinstance(value, float) and math.isinf(value):
+        raise ConfigError(f"{given}: expected a finite number")
     if option_.choices is not None and value not in option_.choices:
-        raise ConfigError(f"{option_.name} = {value!r}: expected one of {list(option_.choices)}")
+        raise ConfigError(f"{given}: expected one of {list(option_.choices)}")
     for bound, holds, sign in (
         (option_.ge, lambda v, b: v >= b, ">="),
         (option_.gt, lambda v, b: v > b, ">"),
         (option_.le, lambda v, b: v <= b, "<="),
     ):
         if bound is not None and not holds(value, bound):
-            raise ConfigError(f"{option_.name} = {value!r}: expected a value {sign} {bound}")
+            raise ConfigError(f"{given}: expected a value {sign} {bound}")
     return value
+
+
+def _short(text: str) -> str:
+    """A text as part of a message of one line."""
+    shown = text if text.isprintable() else repr(text)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -217,7 +233,7 @@ def parse(config_type: type[T], tree: Mapping[str, Any]) -> T:
     flat = flatten(tree)
     unknown = sorted(set(flat) - set(known))
     if unknown:
-        raise ConfigError(f"unknown option {', '.join(unknown)}; known are: {', '.join(known)}")
+        raise ConfigError(f"unknown option {', '.join(map(_short, unknown[:5]))}; known are: {', '.join(known)}")
     checked = {name: _check(known[name], value) for name, value in flat.items()}
     return _build(config_type, checked, "")
 
@@ -235,10 +251,13 @@ def _build(config_type: type[T], values: Mapping[str, Any], prefix: str) -> T:
 
 
 def load(path: str | Path, config_type: type[T] = Config) -> T:
-    """A configuration from a YAML file."""
-    tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{path}: expected a mapping of options, got {type(tree).__name__}")
+    """A configuration from a YAML file.
+
+    Raises:
+        ConfigError: not YAML, not a mapping, an unknown key, a wrong type, or a value out of range.
+        OSError: no such file, or not readable.
+    """
+    tree = read_yaml(path, error=ConfigError)
     if any(isinstance(node, Mapping) and "ros__parameters" in node for node in tree.values()):
         raise ConfigError(f"{path} is a ROS parameter file, for the node: expected options at the top level")
     return parse(config_type, tree)

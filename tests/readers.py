@@ -36,8 +36,8 @@ from chorus_core.io.feature_file import load_features, save_features
 from chorus_core.io.gaussian_ply import save_gaussians
 from chorus_core.io.images import color_to_rgb, decode_compressed, decode_image, depth_to_metres
 from chorus_core.io.map_file import ModelReference, load_map, save_map
-from chorus_core.io.point_cloud import PointCloud
 from chorus_core.io.rgbd import open_sequence
+from chorus_core.io.scene import PointCloud
 from chorus_core.io.scene_folder import save_scene
 from chorus_core.io.sequence import read_image
 from chorus_core.io.splat_file import RECORD
@@ -86,13 +86,23 @@ def check_gaussians(gaussians: Gaussians) -> None:
     assert (g.scales >= 0).all() and ((g.opacities >= 0) & (g.opacities <= 1)).all(), "scales or opacities out of range"
 
 
-def check_scene(scene: Gaussians | PointCloud) -> None:
-    if isinstance(scene, Gaussians):
-        return check_gaussians(scene)
-    for values in (scene.points, scene.colors, *([] if scene.normals is None else [scene.normals])):
-        assert values.shape == (len(scene), 3) and values.dtype == torch.float32
+def check_scene(path: Path) -> None:
+    """With bad rows left out, then without: what is refused the second time must be whole the first."""
+    for drop_bad in (True, False):
+        scene = load_any_scene(path, drop_bad)
+        check_finite(scene.origin, "origin")
+        assert int(scene.kept.sum()) == len(scene.content), "rows are neither read nor left out"
+        if isinstance(scene.content, Gaussians):
+            check_gaussians(scene.content)
+        else:
+            check_points(scene.content)
+
+
+def check_points(cloud: PointCloud) -> None:
+    for values in (cloud.points, cloud.colors, *([] if cloud.normals is None else [cloud.normals])):
+        assert values.shape == (len(cloud), 3) and values.dtype == torch.float32
         check_finite(values, "points, colours or normals")
-    assert ((scene.colors >= 0) & (scene.colors <= 1)).all(), "colours out of range"
+    assert ((cloud.colors >= 0) & (cloud.colors <= 1)).all(), "colours out of range"
 
 
 def check_sequence(path: Path) -> None:
@@ -247,7 +257,7 @@ def write_splat(folder: Path) -> None:
 
 
 def read_scene_file(folder: Path) -> None:
-    check_scene(load_any_scene(next(folder.iterdir())))
+    check_scene(next(folder.iterdir()))
 
 
 def write_scene_folder(folder: Path) -> None:
@@ -429,7 +439,7 @@ def all_readers() -> tuple[Reader, ...]:
         Reader("point .ply, text", write_point_ply(True), read_scene_file),
         Reader("point .npz", write_npz, read_scene_file),
         Reader(".splat", write_splat, read_scene_file),
-        Reader(".npy folder", write_scene_folder, lambda folder: check_scene(load_any_scene(folder))),
+        Reader(".npy folder", write_scene_folder, check_scene),
         Reader("saved map", write_map, read_map),
         Reader("model folder", write_checkpoint, read_checkpoint),
         Reader("model folder, new hash", write_checkpoint, read_rehashed),

@@ -93,6 +93,33 @@ def test_a_bad_value_is_named_with_what_was_expected(key: str, value: object, ex
     assert expected in message
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("map.depth_max", float("inf"), "map.depth_max = inf: expected a finite number"),
+        ("seed", 2**63, "expected a number of at most 64 bits"),
+        ("map.depth_max", 10**400, r"= 1000.*\.\.\.: expected a number of at most 64 bits"),
+        ("encoder.min_gaussians", "5" + "{" * 10**6, r"'5\{+\.\.\.: expected int"),
+        ("a\nb" + "c" * 10**6, 1, r"unknown option 'a\\nbc+\.\.\.; known are"),
+    ],
+)
+def test_what_a_message_shows_is_short_and_of_one_line(key: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        parse(Config, {key: value})
+    assert "\n" not in str(error.value) and len(str(error.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    "content", [b"map: [", b"a: &a [1]\nb: *a\n", b"\xff\xfe\x00", b"[" * 10**5, b"a" * (1 << 21), b"\x01"]
+)
+def test_a_damaged_file_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.yaml") as error:
+        load(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "voxel_size", "3\n"])
 def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.documents import read_json
 from chorus_core.teachers import load_teacher
 from training.evaluation.encoded import SceneAccuracy, Unseen, predict
 from training.evaluation.few_views import Room, encode_room, few_view_rooms, lift_directly
@@ -138,9 +139,9 @@ def evaluate(rows: Sequence[str], a: argparse.Namespace) -> dict[str, Any]:
 
 def unseen_of(bank: LanguageTargets, rooms: Path) -> Unseen:
     """Categories and models that training rooms do not hold, from the lists the generator writes."""
-    trained = frozenset(json.loads((rooms / "trained_categories.json").read_text(encoding="utf-8")))
+    trained = frozenset(read_json(rooms / "trained_categories.json", kind=list))
     names = dict(zip(bank.categories, bank.names, strict=True))
-    objects = json.loads((rooms / "held_back_objects.json").read_text(encoding="utf-8"))
+    objects = read_json(rooms / "held_back_objects.json", kind=list)
     return Unseen(frozenset(objects), frozenset(name for key, name in names.items() if key not in trained))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.documents import read_json
 from training.figure import save_figure, shared_legend
 from training.probes import KINDS
 from training.runs import Run, run_all
@@ -63,7 +64,7 @@ def make_runs(
 
 def collect(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Reports of the runs that are done."""
-    return [json.loads((run.folder / "report.json").read_text(encoding="utf-8")) for run in runs if run.done]
+    return [read_json(run.folder / "report.json") for run in runs if run.done]
 
 
 def summary(reports: Sequence[Mapping[str, Any]], place: str = "gaussians") -> dict[str, dict[str, list[float]]]:

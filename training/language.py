@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
+from chorus_core.io.arrays import read_npz
+from chorus_core.io.documents import read_yaml
+from chorus_core.io.errors import ReadError, reading
 from chorus_core.semantics.relevancy import NEGATIVES, REFERENCE
 from chorus_core.semantics.text_encoder import TextEncoder, load_text_encoder
 from chorus_core.semantics.vocabulary import load_vocabulary
@@ -58,7 +60,7 @@ _ABSENT = (
 _ABSENT_TEST = 20
 
 
-class LanguageError(ValueError):
+class LanguageError(ReadError):
     """Descriptions or a bank that cannot be used; the message names the category, the field and what is wrong."""
 
 
@@ -94,8 +96,8 @@ def load_descriptions(path: str | Path = DESCRIPTIONS) -> dict[str, Description]
     Raises:
         LanguageError: the file is not a mapping, or an entry has an unknown field, no name or no description.
     """
-    tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(tree, Mapping) or not tree:
+    tree = read_yaml(path, error=LanguageError)
+    if not tree:
         raise LanguageError(f"{Path(path).name}: expected a mapping from category to its description")
     return {str(category): _description(str(category), entry) for category, entry in tree.items()}
 
@@ -186,6 +188,13 @@ def absent_words(split: str, seed: int = 0) -> tuple[str, ...]:
     return tuple(_ABSENT[i] for i in sorted(chosen))
 
 
+_ARRAYS = (
+    "encoder", "categories", "names", "strings", "embeddings", "category", "kind", "color", "weights", "negatives",
+    "reference", "absent_validation", "absent_test",
+)  # fmt: skip
+"""Of a bank's file."""
+
+
 class LanguageTargets:
     """The embedded bank, and samples from it.
 
@@ -264,9 +273,10 @@ class LanguageTargets:
             LanguageError: the file is not such a bank.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(dict(file), device)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            arrays = read_npz(path, _ARRAYS, error=LanguageError)
+            with reading(path, LanguageError):
+                return cls(arrays, device)
+        except OSError as error:
             raise LanguageError(f"{path}: expected a language bank written by training.language ({error})") from error
 
     def save(self, path: str | Path) -> None:

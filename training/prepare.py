@@ -30,12 +30,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from chorus_core.config import ConfigError, flatten, options, parse
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.documents import parse_yaml, read_yaml
 from training.datasets.base import DatasetError, SceneSource
 from training.datasets.registry import DATASETS, open_dataset
 from training.preparation.config import PrepareConfig
@@ -154,7 +154,7 @@ def dataset_options(values: Sequence[str]) -> tuple[tuple[str, Any], ...]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--dataset-option {text!r}: expected name=value")
-        read = yaml.safe_load(value)
+        read = parse_yaml(value, f"--dataset-option {name}", error=ConfigError)
         found[name] = tuple(read) if isinstance(read, list) else read
     return tuple(sorted(found.items()))
 
@@ -168,12 +168,9 @@ def read_config(a: argparse.Namespace) -> PrepareConfig:
     tree: dict[str, Any] = {}
     if a.config is not None:
         try:
-            read = yaml.safe_load(a.config.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{a.config}: {error}") from error
-        if not isinstance(read, dict):
-            raise ConfigError(f"{a.config}: expected a mapping of options, got {type(read).__name__}")
-        tree = flatten(read)
+            tree = flatten(read_yaml(a.config, error=ConfigError))
+        except OSError as error:
+            raise ConfigError(f"{a.config}: {error.strerror}") from error
     given = {o.name: getattr(a, o.name) for o in options(PrepareConfig) if hasattr(a, o.name)}
     return parse(PrepareConfig, tree | given)
 

@@ -22,7 +22,10 @@ from torch import Tensor
 
 from chorus_core.encoder.inputs import shortest_axes
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.arrays import read_npy
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.documents import read_json
+from chorus_core.io.errors import reading
 from chorus_core.io.scene_folder import SceneFolderError, load_scene, save_scene
 
 FEATURE_SUFFIX, INDEX_SUFFIX = "_feat", "_feat_index"
@@ -185,21 +188,29 @@ def _read_info(folder: Path) -> SceneInfo:
     if not path.is_file():
         return SceneInfo(folder.name)
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path, error=SceneFolderError)
+    except OSError as error:
+        raise SceneFolderError(f"{path}: {error.strerror}") from error
+    with reading(path, SceneFolderError):
         instances = tuple(InstanceInfo(**item) for item in tree.pop("instances", ()))
-        return SceneInfo(classes=tuple(tree.pop("classes", ())), instances=instances, **tree)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SceneFolderError(f"{path}: not a scene description ({error})") from error
+        classes = tuple(tree.pop("classes", ()))
+        if not all(isinstance(name, str) for name in (*classes, *(thing.category for thing in instances))):
+            raise SceneFolderError(f"{path}: a class or category that is no text")
+        return SceneInfo(classes=classes, instances=instances, **tree)
 
 
 def _read_features(folder: Path, head: str, count: int) -> LiftedFeatures:
     table_path, index_path = folder / f"{head}{FEATURE_SUFFIX}.npy", folder / f"{head}{INDEX_SUFFIX}.npy"
     try:
-        table = np.load(table_path, mmap_mode="c", allow_pickle=False)  # rows are read when they are used
-        index = np.load(index_path, allow_pickle=False) if index_path.is_file() else _masked_rows(folder, count)
-    except (OSError, ValueError, EOFError) as error:
+        table = read_npy(table_path, SceneFolderError)  # rows of large ones are read when they are used
+        index = read_npy(index_path, SceneFolderError) if index_path.is_file() else _masked_rows(folder, count)
+    except OSError as error:
         raise SceneFolderError(f"{folder}: features of {head!r} are unreadable ({error})") from error
-    if table.ndim != 2 or index.shape != (count,) or (count and int(index.max()) >= len(table)):
+    if table.dtype.kind != "f" or index.dtype.kind not in "iu":
+        kinds = f"{table.dtype} with an index of {index.dtype}"
+        raise SceneFolderError(f"{folder}: features of {head!r} are {kinds}: expected floats with one of integers")
+    rows_known = not count or -1 <= int(index.min()) <= int(index.max()) < len(table)
+    if table.ndim != 2 or index.shape != (count,) or not rows_known:
         raise SceneFolderError(
             f"{index_path}: {index.shape} up to {int(index.max(initial=-1))} for a table {table.shape}: "
             f"expected ({count},) with rows of it"
@@ -212,7 +223,10 @@ def _masked_rows(folder: Path, count: int) -> np.ndarray:
     """The index of features without one, as in the first SceneSplat release: a row each Gaussian, some not valid."""
     path = folder / "valid_feat_mask.npy"
     rows = np.arange(count)
-    return np.where(np.load(path, allow_pickle=False).reshape(count) != 0, rows, -1) if path.is_file() else rows
+    if not path.is_file():
+        return rows
+    with reading(path, SceneFolderError):
+        return np.where(read_npy(path, SceneFolderError).reshape(count) != 0, rows, -1)
 
 
 def _labels(folder: Path, name: str, values: np.ndarray | None, count: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from chorus_core.encoder.hierarchy import Level
 from chorus_core.encoder.inputs import gaussian_channels, point_channels, voxelize
 from chorus_core.encoder.model import ModelConfig
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.documents import read_json
 from training.augment import AugmentConfig, augment
 from training.prepared import LiftedFeatures, load_prepared, prepared_scenes
 
@@ -167,7 +167,7 @@ def class_names(root: str | Path, subsets: Sequence[str]) -> tuple[str, ...]:
         for folder in prepared_scenes(root, subset):
             path = folder / "scene.json"
             if path.is_file():
-                names |= set(json.loads(path.read_text(encoding="utf-8")).get("classes", ()))
+                names |= set(read_json(path).get("classes", ()))
     return tuple(sorted(names))
 
 

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.documents import read_json
 from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, layout_on, prepare_images, write_embedded
 from training.language import LanguageTargets
 from training.metrics import confusion, summarize
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(a.seed)
     torch.set_float32_matmul_precision("high")
     bank = LanguageTargets.load(a.bank, device)
-    names = set(json.loads(a.trained_categories.read_text(encoding="utf-8")))
+    names = set(read_json(a.trained_categories, kind=list))
     trained = torch.tensor([c in names for c in bank.categories], device=device)
 
     store = ViewStore(a.scenes, "train", device)

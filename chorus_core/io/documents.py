@@ -1,4 +1,4 @@
-"""JSON and YAML from outside: of bounded size and depth, without aliases, and always a mapping."""
+"""JSON and YAML from outside: of bounded size and depth, without aliases, and of a known kind at the top."""
 
 from __future__ import annotations
 
@@ -20,58 +20,65 @@ class DocumentError(ReadError):
     """A JSON or YAML file that cannot be used. The message names the file and the expected form."""
 
 
-def read_json(path: str | Path, max_bytes: int = _MAX_BYTES) -> dict[str, Any]:
-    """The object that a JSON file holds.
+def read_json(
+    path: str | Path,
+    max_bytes: int = _MAX_BYTES,
+    *,
+    kind: type[dict] | type[list] = dict,
+    error: type[ReadError] = DocumentError,
+) -> Any:
+    """The object (``kind`` dict), or the array (list), that a JSON file holds.
 
     Raises:
-        DocumentError: not JSON, not an object, nested too deeply, or larger than ``max_bytes``.
+        ReadError: of the kind ``error``: not JSON, of another kind, nested too deeply, or larger than ``max_bytes``.
         OSError: no such file, or not readable.
     """
-    text = _text(Path(path), max_bytes)
-    with reading(path, DocumentError):
+    text = _text(Path(path), max_bytes, error)
+    with reading(path, error):
         # The decoder recurses into its input; this looks at brackets alone (those in strings too: a few to spare).
-        _check_depth(path, _bracket_depth(text))
-        return _mapping(path, json.loads(text))
+        _check_depth(path, _bracket_depth(text), error)
+        return _of_kind(path, json.loads(text), kind, error)
 
 
-def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> dict[str, Any]:
+def read_yaml(path: str | Path, max_bytes: int = 1 << 20, *, error: type[ReadError] = DocumentError) -> dict[str, Any]:
     """The mapping that a YAML file holds; empty for an empty file.
 
     Aliases are refused: a few of them can stand for a tree of any size.
 
     Raises:
-        DocumentError: not YAML, not a mapping, with aliases, nested too deeply, or larger than ``max_bytes``.
+        ReadError: of the kind ``error``: not YAML, not a mapping, with aliases, nested too deeply, or larger than
+            ``max_bytes``.
         OSError: no such file, or not readable.
     """
-    text = _text(Path(path), max_bytes)
-    with reading(path, DocumentError):
-        return _mapping(path, parse_yaml(text, path) or {})
+    text = _text(Path(path), max_bytes, error)
+    tree = parse_yaml(text, path, error=error)
+    return _of_kind(path, {} if tree is None else tree, dict, error)
 
 
-def parse_yaml(text: str, what: str | Path = "YAML") -> Any:
+def parse_yaml(text: str, what: str | Path = "YAML", *, error: type[ReadError] = DocumentError) -> Any:
     """What a piece of YAML holds, of any type.
 
     Raises:
-        DocumentError: not YAML, with aliases, or nested too deeply.
+        ReadError: of the kind ``error``: not YAML, with aliases, or nested too deeply.
     """
-    with reading(what, DocumentError):
+    with reading(what, error):
         depth = 0
         for event in yaml.parse(text, Loader=_LOADER):
             if isinstance(event, yaml.AliasEvent):
-                raise DocumentError(f"{what}: line {event.start_mark.line + 1} has an alias: expected plain values")
+                raise error(f"{what}: line {event.start_mark.line + 1} has an alias: expected plain values")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
-                _check_depth(what, depth)
+                _check_depth(what, depth, error)
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
         return yaml.load(text, Loader=_LOADER)  # a safe loader either way
 
 
-def _text(path: Path, max_bytes: int) -> str:
+def _text(path: Path, max_bytes: int, error: type[ReadError]) -> str:
     size = path.stat().st_size
     if size > max_bytes:
-        raise DocumentError(f"{path} has {size} bytes: expected at most {max_bytes}")
-    with reading(path, DocumentError):
+        raise error(f"{path} has {size} bytes: expected at most {max_bytes}")
+    with reading(path, error):
         return path.read_bytes().decode("utf-8-sig")  # some editors begin with a byte order mark
 
 
@@ -83,12 +90,13 @@ def _bracket_depth(text: str) -> int:
     return deepest
 
 
-def _check_depth(what: str | Path, depth: int) -> None:
+def _check_depth(what: str | Path, depth: int, error: type[ReadError]) -> None:
     if depth > _MAX_DEPTH:
-        raise DocumentError(f"{what}: nested more than {_MAX_DEPTH} levels deep")
+        raise error(f"{what}: nested more than {_MAX_DEPTH} levels deep")
 
 
-def _mapping(path: str | Path, tree: Any) -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        raise DocumentError(f"{path}: expected a mapping, got {type(tree).__name__}")
+def _of_kind(path: str | Path, tree: Any, kind: type, error: type[ReadError]) -> Any:
+    if not isinstance(tree, kind):
+        expected = "a mapping" if kind is dict else "a list"
+        raise error(f"{path}: expected {expected}, got {type(tree).__name__}")
     return tree

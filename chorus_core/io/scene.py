@@ -193,7 +193,7 @@ def near_origin(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return positions, origin
     for axis in range(3):
         along = positions[:, axis].astype(np.float64)
-        middle = np.median(along)
+        middle = np.partition(along, len(along) // 2)[len(along) // 2]  # one of them, so that the bulk is not empty
         if abs(middle) > FARTHEST_EXACT:
             origin[axis] = np.floor(along[np.abs(along - middle) <= _BULK].min())
     return (positions.astype(np.float64) - origin if origin.any() else positions), origin

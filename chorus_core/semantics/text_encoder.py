@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chorus_core.extras import how_to_install
+from chorus_core.io.documents import read_json
 
 _BATCH = 64
 """Texts at a time: about 0.2 s for the sentence encoder on one core, and for any open_clip model on a GPU."""
@@ -122,8 +122,8 @@ class MiniLMEncoder:
 
         folder = _installed_minilm() if folder is None else Path(folder)
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            limit = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
+            config = read_json(folder / "config.json")
+            limit = read_json(folder / "sentence_bert_config.json")["max_seq_length"]
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             with torch.device("meta"):
                 model = _SentenceBert(config)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chorus_core.io.documents import DocumentError, read_json, read_yaml
+from chorus_core.io.documents import DocumentError, parse_yaml, read_json, read_yaml
+from chorus_core.io.errors import ReadError
 
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
 
@@ -22,6 +23,21 @@ def test_good_documents(tmp_path: Path) -> None:
     assert read_json(write(tmp_path, b'\xef\xbb\xbf{"a": 1}')) == {"a": 1}, "a byte order mark"
     assert read_yaml(write(tmp_path, "a: {b: [1, 2.5, text]}\n")) == {"a": {"b": [1, 2.5, "text"]}}
     assert read_yaml(write(tmp_path, "# nothing\n")) == {}
+
+
+def test_the_kind_at_the_top_and_of_error_can_be_chosen(tmp_path: Path) -> None:
+    class OwnError(ReadError):
+        pass
+
+    assert read_json(write(tmp_path, '["a"]'), kind=list) == ["a"]
+    with pytest.raises(OwnError, match="expected a list, got dict"):
+        read_json(write(tmp_path, "{}"), kind=list, error=OwnError)
+    for content in ("[" * 1000, b"\xff", "- 1", "&a [*a]"):
+        for read in (read_json, read_yaml):
+            with pytest.raises(OwnError):
+                read(write(tmp_path, content), error=OwnError)
+    with pytest.raises(OwnError, match=r"^--set a: "):
+        parse_yaml("{", "--set a", error=OwnError)
 
 
 @pytest.mark.parametrize(

@@ -120,3 +120,8 @@ def test_a_far_row_neither_makes_nor_moves_an_origin() -> None:
     positions[6] = -1e12
     assert near_origin(positions)[1].tolist() == [1e6] * 3
     assert near_origin(positions[:0])[1].tolist() == [0] * 3
+
+
+def test_the_bulk_of_an_even_number_of_far_rows_is_not_empty():
+    near, origin = near_origin(np.array([[-1e6, 0, 0], [3e6, 0, 0]]))
+    assert origin[0] in (-1e6, 3e6) and np.abs(near + origin - [[-1e6, 0, 0], [3e6, 0, 0]]).max() == 0

@@ -9,10 +9,11 @@ import numpy as np
 
 from chorus_core.frames import CameraIntrinsics
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.errors import ReadError
 from training.prepared import InstanceInfo
 
 
-class DatasetError(ValueError):
+class DatasetError(ReadError):
     """A data set that cannot be read; the message names the file, what it has and what was expected."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from chorus_core.io import documents
 from training.datasets.base import DatasetError
 
 logger = logging.getLogger(__name__)
 
 SUBSETS = ("train", "val", "test")
+
+_MAX_BYTES = 1 << 30
+"""Of a JSON file at most: segments of a large scan's vertices are a number each."""
 
 
 def read_json(path: Path, kind: type[dict] | type[list]) -> Any:
@@ -25,14 +28,9 @@ def read_json(path: Path, kind: type[dict] | type[list]) -> Any:
         DatasetError: it cannot be read, is no JSON, or is another thing at its top.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        return documents.read_json(path, _MAX_BYTES, kind=kind, error=DatasetError)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise DatasetError(f"{path}: not JSON ({error})") from error
-    if not isinstance(tree, kind):
-        raise DatasetError(f"{path}: its top is a {type(tree).__name__}, expected a {kind.__name__}")
-    return tree
 
 
 def read_numbers(path: Path, shape: tuple[int, int]) -> np.ndarray:

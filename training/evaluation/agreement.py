@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from chorus_core.io.arrays import read_npy
+from chorus_core.io.errors import ReadError
 from training.metrics import confusion
 
 
-class AgreementError(ValueError):
+class AgreementError(ReadError):
     """Labellings that cannot be compared; the message says what they are and what was expected."""
 
 
@@ -70,9 +72,9 @@ def read_labels(path: str | Path) -> np.ndarray:
         AgreementError: unreadable, or not such an array.
     """
     try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise AgreementError(f"{path}: not a readable .npy array ({error})") from error
+        labels = read_npy(path, AgreementError)
+    except OSError as error:
+        raise AgreementError(f"{path}: {error.strerror}") from error
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise AgreementError(f"{path}: expected integers (N,)")
     return labels

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import yaml
+from chorus_core.io.documents import read_yaml
+from chorus_core.io.errors import ReadError
 
 SCANNET200 = Path(__file__).parent / "scannet200_groups.yaml"
 
 
-class ClassGroupsError(ValueError):
+class ClassGroupsError(ReadError):
     """A file of class groups that cannot be used; the message names the file and what is wrong."""
 
 
@@ -21,10 +22,10 @@ def load_groups(path: str | Path) -> dict[str, frozenset[str]]:
         ClassGroupsError: unreadable, not such a mapping, or a class in two groups.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ClassGroupsError(f"{path}: not a readable YAML file ({error})") from error
-    if not isinstance(tree, dict) or not tree or not all(isinstance(names, list) for names in tree.values()):
+        tree = read_yaml(path, error=ClassGroupsError)
+    except OSError as error:
+        raise ClassGroupsError(f"{path}: {error.strerror}") from error
+    if not tree or not all(isinstance(names, list) for names in tree.values()):
         raise ClassGroupsError(f"{path}: expected a mapping of group to list of class names")
     group_of: dict[str, str] = {}
     for group, names in tree.items():

@@ -7,7 +7,6 @@ in, with no 3D encoder. Both are asked on the same map, built from the same fram
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.smoothing import smooth
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.documents import read_json
 from chorus_core.io.folders import open_numbered_folder
 from chorus_core.mapping import GaussianMap
 from chorus_core.rendering import View, contributions
@@ -91,7 +91,7 @@ def few_view_rooms(
         gaussians = _map(frames, voxel_size, device)
         points, surface_instance = load_surface(stem)
         instance = carry_labels(points, surface_instance, gaussians.means.numpy(), 0.02 + voxel_size)
-        instances = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))["instances"]
+        instances = read_json(stem.with_suffix(".json"))["instances"]
         category_of = np.array([known.get(i["category"], -1) for i in instances])
         category = np.where(instance >= 0, category_of[np.maximum(instance, 0)], -1)
         ids = [i["object_id"] for i in instances]

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from chorus_core.io.arrays import read_npz
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.scene_folder import SceneFolderError
 from training.datasets.base import LabelledPoints
@@ -47,10 +47,10 @@ def load_points(folder: str | Path, info: SceneInfo) -> LabelledPoints | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as data:
-            points, segment, instance = (data[name] for name in ("points", "segment", "instance"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise SceneFolderError(f"{path}: expected arrays points, segment and instance ({error})") from error
+        data = read_npz(path, ("points", "segment", "instance"), error=SceneFolderError)
+    except OSError as error:
+        raise SceneFolderError(f"{path}: {error.strerror}") from error
+    points, segment, instance = data["points"], data["segment"], data["instance"]
     _check(path, points, segment, instance)
     return LabelledPoints(
         points.astype(np.float32), segment.astype(np.int64), instance.astype(np.int64), info.classes, info.instances

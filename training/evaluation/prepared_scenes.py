@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,8 @@ from tqdm import tqdm
 
 from chorus_core.encoder import ChorusEncoder, ModelConfig
 from chorus_core.encoder.inputs import POINT_CHANNELS
+from chorus_core.io.documents import read_json
+from chorus_core.io.errors import reading
 from chorus_core.io.scene_folder import SceneFolderError
 from training.datasets.base import LabelledPoints
 from training.evaluation.points import load_points
@@ -91,10 +92,11 @@ def scene_classes(folders: Sequence[Path]) -> tuple[str, ...]:
     for folder in folders:
         path = folder / "scene.json"
         try:
-            tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            tree = read_json(path, error=SceneFolderError) if path.is_file() else {}
+        except OSError as error:
+            raise SceneFolderError(f"{path}: {error.strerror}") from error
+        with reading(path, SceneFolderError):
             names |= dict.fromkeys(tree.get("classes", ()))
-        except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise SceneFolderError(f"{path}: not a scene description ({error})") from error
     if not names:
         raise SceneFolderError(f"{folders[0].parent}: no scene.json names classes: give a file of classes (--classes)")
     return tuple(names)

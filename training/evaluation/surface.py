@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from chorus_core.io.arrays import read_npz
+from chorus_core.io.documents import read_json
+from chorus_core.io.errors import ReadError, reading
 
-class SurfaceError(ValueError):
+
+class SurfaceError(ReadError):
     """Ground truth that cannot be used; the message names the file, the field and what is wrong."""
 
 
@@ -41,15 +44,17 @@ class LabelledSurface:
         """
         folder = Path(folder)
         try:
-            tree = json.loads((folder / "ground_truth.json").read_text(encoding="utf-8"))
-            with np.load(folder / "ground_truth.npz") as data:
-                points, instance = data["points_mm"].astype(np.float32) / 1000, data["instance"].astype(np.int64)
-            labels = tuple(tree["labels"])
-            of_instance = np.array([labels.index(i["label"]) for i in tree["instances"]])
-            held_back = frozenset(tree["held_back_labels"])
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            tree = read_json(folder / "ground_truth.json", error=SurfaceError)
+            data = read_npz(folder / "ground_truth.npz", ("points_mm", "instance"), error=SurfaceError)
+        except OSError as error:
             raise SurfaceError(f"{folder}: expected ground_truth.npz and ground_truth.json ({error})") from error
-        if points.shape != (len(instance), 3) or (len(instance) and instance.max() >= len(of_instance)):
+        with reading(folder, SurfaceError):
+            points, instance = data["points_mm"].astype(np.float32) / 1000, data["instance"].astype(np.int64)
+            labels = tuple(tree["labels"])
+            of_instance = np.array([labels.index(i["label"]) for i in tree["instances"]], np.int64)
+            held_back = frozenset(tree["held_back_labels"])
+        known = instance.ndim == 1 and (not len(instance) or 0 <= instance.min() <= instance.max() < len(of_instance))
+        if not known or points.shape != (len(instance), 3):
             raise SurfaceError(f"{folder}: points {points.shape}, {len(of_instance)} instances: do not fit together")
         return cls(points, of_instance[instance], instance, labels, held_back)
 

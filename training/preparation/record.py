@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.documents import DocumentError, read_json
 from training.prepared import PreparedScene, save_prepared
 
 
@@ -59,10 +60,9 @@ class Record:
 
     def _read(self) -> dict:
         try:
-            note = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_json(self.path)
+        except (OSError, DocumentError):
             return {}
-        return note if isinstance(note, dict) else {}
 
     def _note(self, key: str, outputs: Sequence[str], finished: bool) -> None:
         with atomic_path(self.path) as temporary:

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import trimesh
 
+from chorus_core.io.errors import ReadError
+
 Place = Literal["floor", "surface", "wall", "ceiling"]
 Subset = Literal["train", "val", "test"]
 
@@ -32,7 +34,7 @@ EVERYDAY_CATEGORIES = frozenset(_EVERYDAY.split())
 MADE_CATEGORIES = frozenset({"painting", "picture_frame", "vase", "wall_lamp", "shelf", "wall", "floor", "ceiling"})
 
 
-class AssetError(ValueError):
+class AssetError(ReadError):
     """The asset folder is not as expected; the message names file, field, value and expected form."""
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from chorus_core.io.documents import read_json
+from chorus_core.io.errors import reading
 from training.scenes import primitives
 from training.scenes.assets import AssetError, load_glb
 from training.scenes.instance import Instance
@@ -30,12 +32,10 @@ def load_house(folder: Path, texture_size: int = 512) -> tuple[Scene, list[str]]
     path = folder / "scene.json"
     if not path.is_file():
         raise AssetError(f"{path}: expected the scene file of the house")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    try:
+    record = read_json(path, error=AssetError)
+    with reading(path, AssetError):
         entries = [(e["name"], e["label"], e["model"], folder / e["glb"], e["matrix"]) for e in record["instances"]]
         lights = [_light(entry) for entry in record["lights"]]
-    except KeyError as error:
-        raise AssetError(f"{path}: field {error} missing") from error
     meshes = {glb: load_glb(glb, texture_size) for glb in {e[3] for e in entries}}
     parts = [(meshes[glb], np.asarray(matrix, float)) for _, _, _, glb, matrix in entries]
     instances = [

@@ -12,12 +12,24 @@ import numpy as np
 import torch
 
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.arrays import read_npz
+from chorus_core.io.documents import read_json
+from chorus_core.io.errors import ReadError, reading
 from training.scenes.instance import Instance
 
-_FIELDS = {"origin", "means", "quats", "scales", "opacities", "colors", "instance"}
+_FORMS = {
+    "origin": ("float32", 3),
+    "means": ("int16", None, 3),
+    "quats": ("int8", None, 4),
+    "scales": ("float16", None, 3),
+    "opacities": ("uint8", None),
+    "colors": ("uint8", None, 3),
+    "instance": ("int16", None),
+}
+"""Type and shape of the arrays; None is the number of Gaussians."""
 
 
-class SceneFileError(ValueError):
+class SceneFileError(ReadError):
     """A scene file that is not one; the message names the file and what is wrong."""
 
 
@@ -69,24 +81,35 @@ def load_scene(path: str | Path) -> TrainingScene:
     """Read what ``save_scene`` wrote; ``path`` is either file, or their common stem.
 
     Raises:
-        SceneFileError: a file is missing or lacks a field.
+        SceneFileError: a file is missing, damaged, lacks a field, or does not fit the other.
     """
     path = Path(path)
     npz, meta = path.with_suffix(".npz"), path.with_suffix(".json")
     if not npz.is_file() or not meta.is_file():
         raise SceneFileError(f"{path}: expected both {npz.name} and {meta.name}")
-    with np.load(npz) as data:
-        if missing := sorted(_FIELDS - set(data.files)):
-            raise SceneFileError(f"{npz}: fields {missing} missing")
-        quats = torch.from_numpy(data["quats"].astype(np.float32))
-        gaussians = Gaussians(
-            torch.from_numpy(data["means"].astype(np.float32) / 1000 + data["origin"]),
-            torch.nn.functional.normalize(quats, dim=-1),
-            torch.from_numpy(data["scales"].astype(np.float32)),
-            torch.from_numpy(data["opacities"].astype(np.float32) / 255),
-            torch.from_numpy(data["colors"].astype(np.float32) / 255),
-        )
-        instance = torch.from_numpy(data["instance"].astype(np.int64))
-    record = json.loads(meta.read_text(encoding="utf-8"))
-    instances = [Instance(**{**i, "size": tuple(i["size"])}) for i in record["instances"]]
-    return TrainingScene(gaussians, instance, instances, record["facts"])
+    data = read_npz(npz, tuple(_FORMS), error=SceneFileError)
+    count = len(data["means"]) if data["means"].ndim else 0
+    for name, (dtype, *shape) in _FORMS.items():
+        wanted = tuple(count if side is None else side for side in shape)
+        if data[name].dtype != dtype or data[name].shape != wanted or not np.isfinite(data[name]).all():
+            raise SceneFileError(
+                f"{npz}: {name} is {data[name].dtype} {data[name].shape}: expected finite {dtype} {wanted}"
+            )
+    record = read_json(meta, error=SceneFileError)
+    with reading(meta, SceneFileError):
+        instances = [Instance(**{**i, "size": tuple(i["size"])}) for i in record["instances"]]
+        facts = dict(record["facts"])
+    instance = torch.from_numpy(data["instance"].astype(np.int64))
+    if count and not -1 <= int(instance.min()) <= int(instance.max()) < len(instances):
+        raise SceneFileError(f"{npz}: instances up to {int(instance.max())}: {meta.name} has {len(instances)}")
+    quats = data["quats"].astype(np.float32)
+    if not quats.any(axis=1).all() or (data["scales"] < 0).any():
+        raise SceneFileError(f"{npz}: quaternions of zeros or scales below zero: expected Gaussians")
+    gaussians = Gaussians(
+        torch.from_numpy(data["means"].astype(np.float32) / 1000 + data["origin"]),
+        torch.nn.functional.normalize(torch.from_numpy(quats), dim=-1),
+        torch.from_numpy(data["scales"].astype(np.float32)),
+        torch.from_numpy(data["opacities"].astype(np.float32) / 255),
+        torch.from_numpy(data["colors"].astype(np.float32) / 255),
+    )
+    return TrainingScene(gaussians, instance, instances, facts)

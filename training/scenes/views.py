@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from chorus_core.frames import RgbdFrame
+from chorus_core.io.arrays import read_npz
 from chorus_core.io.atomic import atomic_path
 from training.scenes.label import LabelView
 
@@ -44,8 +45,8 @@ def save_views(folder: Path, frames: Sequence[RgbdFrame], truth: Sequence[LabelV
 
 def load_surface(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Points (metres, float32 [M, 3]) and instance (int64 [M]) of ``surface.npz``."""
-    with np.load(folder / SURFACE) as data:
-        return data["points_mm"].astype(np.float32) / 1000, data["instance"].astype(np.int64)
+    data = read_npz(folder / SURFACE, ("points_mm", "instance"))
+    return data["points_mm"].astype(np.float32) / 1000, data["instance"].astype(np.int64)
 
 
 def load_instances(folder: Path) -> list[np.ndarray]:

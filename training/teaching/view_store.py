@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from chorus_core.io.documents import read_json
 from chorus_core.io.folders import open_numbered_folder
 from chorus_core.teachers.embedded import STRIDE
 from training.scenes.views import SURFACE, load_instances
@@ -50,7 +50,7 @@ def load_views(stem: Path) -> SceneViews:
     sequence = open_numbered_folder(stem)
     frames = [sequence[i] for i in range(len(sequence))]
     points = np.stack([_cell_points(f.depth, f.intrinsics, f.world_from_camera) for f in frames])
-    tree = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    tree = read_json(stem.with_suffix(".json"))
     return SceneViews(
         torch.from_numpy(np.stack([f.color for f in frames])),
         torch.from_numpy(np.stack(load_instances(stem)).astype(np.int16)),

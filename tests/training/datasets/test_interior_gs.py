@@ -133,7 +133,7 @@ def test_broken(root, caplog):
     assert (open_interior_gs(root, classes=["lamp"], walls=False)[0].labels().instance == -1).all()
     assert "1 entries whose corners are no box" in caplog.text
     write_json(labels, {})
-    with pytest.raises(DatasetError, match="its top is a dict, expected a list"):
+    with pytest.raises(DatasetError, match="expected a list, got dict"):
         open_interior_gs(root, classes=["lamp"])[0].labels()
     (root / "0001_839920" / "3dgs_compressed.ply").write_bytes(b"ply\n")
     with pytest.raises(PlyFormatError):
