@@ -21,7 +21,7 @@ from chorus_core.encoder import ChorusEncoder, EncodeOptions
 from chorus_core.encoder.checkpoint import shipped_models
 from chorus_core.encoder.hub import is_hub_name
 from chorus_core.encoder.normals import complete_normals
-from chorus_core.io.any_scene import FORMS, load_any_scene
+from chorus_core.io.any_scene import FORMS, is_scene, load_any_scene
 from chorus_core.io.documents import parse_yaml
 from chorus_core.io.feature_file import save_features
 from chorus_core.io.gaussian_ply import load_origin
@@ -164,7 +164,7 @@ def _encode_with_progress(pipeline: Pipeline) -> None:
 
 
 def _facts(path: Path, bag: BagOptions) -> list[tuple[str, str]]:
-    if path.suffix.lower() in (".ply", ".splat", ".npz") or (path / "coord.npy").is_file():
+    if is_scene(path):
         return _scene_facts(path)
     named = not path.exists() and (str(path) in shipped_models() or is_hub_name(str(path)))
     if named or (path / "config.json").is_file() or path.suffix in (".pth", ".safetensors"):

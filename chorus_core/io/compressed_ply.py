@@ -99,9 +99,19 @@ def _unpack_rotation(packed: np.ndarray) -> np.ndarray:
     largest = (packed >> np.uint32(30)).astype(np.int64)
     stored = np.stack([_fraction(packed, shift, 10) for shift in (20, 10, 0)], axis=1)
     stored = (stored - 0.5) * np.sqrt(2.0)  # [N, 3]
-    quats = np.empty((len(packed), 4))
-    np.put_along_axis(quats, _OTHERS[largest], stored, axis=1)
+    return with_largest(largest, stored)
+
+
+def with_largest(largest: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Unit quaternions [N, 4] of which the largest component, positive, is left out.
+
+    Args:
+        largest: its index [N].
+        others: the other components in order [N, 3].
+    """
+    quats = np.empty((len(others), 4))
+    np.put_along_axis(quats, _OTHERS[largest], others, axis=1)
     # rounding can push the sum of squares past 1
-    rest = np.sqrt(np.maximum(0.0, 1.0 - (stored**2).sum(axis=1, keepdims=True)))
+    rest = np.sqrt(np.maximum(0.0, 1.0 - (others**2).sum(axis=1, keepdims=True)))
     np.put_along_axis(quats, largest[:, None], rest, axis=1)
     return quats

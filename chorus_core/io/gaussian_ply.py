@@ -19,12 +19,12 @@ from chorus_core.io.scene import GaussianRows, scene_of_gaussians
 _POSITION = ("x", "y", "z")
 _NORMAL = ("nx", "ny", "nz")
 _COLOR = ("f_dc_0", "f_dc_1", "f_dc_2")
+_RGB = ("red", "green", "blue")
 _SCALE = ("scale_0", "scale_1", "scale_2")
 _ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
 _COLUMNS = (*_POSITION, *_NORMAL, *_COLOR, "opacity", *_SCALE, *_ROTATION)
 """The order in which the 3DGS reference implementation writes a file without view dependence."""
 
-_REQUIRED = tuple(name for name in _COLUMNS if name not in _NORMAL)
 _EXTRA_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -93,9 +93,10 @@ def gaussians_as_ply(
 def load_gaussians(path: str | Path) -> Gaussians:
     """Read a 3DGS ``.ply`` (binary or text) or a SuperSplat-compressed one; float32, on the CPU.
 
-    View-dependent colour (``f_rest_*``, element ``sh``) and extra columns are read past. Colours are clipped to
-    [0, 1], quaternions normalised (those of unit length are left bit for bit). Coordinates are as the file has them;
-    what was taken off them before is left to :func:`chorus_core.io.any_scene.load_any_scene`.
+    Discs of 2DGS come with a scale of 0 along their normal; colours may be red, green, blue instead of harmonics.
+    View-dependent colour (``f_rest_*``, element ``sh``) and extra columns are read past. Colours are clipped to [0, 1],
+    quaternions normalised (those of unit length are left bit for bit). Coordinates are as the file has them; what was
+    taken off them before is left to :func:`chorus_core.io.any_scene.load_any_scene`.
 
     Raises:
         PlyFormatError: not a ``.ply``, cut short, a property missing, values that are no Gaussians, or coordinates
@@ -119,16 +120,31 @@ def read_gaussian_rows(path: str | Path) -> GaussianRows:
             return GaussianRows(*decompress(ply["chunk"].data if "chunk" in ply else None, vertex), origin_of(ply))
         except CompressedPlyError as error:
             raise PlyFormatError(f"{path}: {error}") from error
-    require(vertex, _REQUIRED, path, "a 3DGS file")
+    # 2DGS (Huang et al. 2024) has discs: two scales, and none along the third axis, the normal
+    scale = _SCALE[:2] if _SCALE[2] not in vertex.dtype.names and _SCALE[1] in vertex.dtype.names else _SCALE
+    # nerfstudio's --ply-color-mode rgb
+    color = _RGB if set(_RGB) <= set(vertex.dtype.names) and _COLOR[0] not in vertex.dtype.names else _COLOR
+    require(vertex, (*_POSITION, *color, "opacity", *scale, *_ROTATION), path, "a 3DGS file")
     with np.errstate(over="ignore"):
+        scales = np.exp(columns(vertex, scale, np.float64)).astype(np.float32)
         return GaussianRows(
             means=float_columns(vertex, _POSITION),
             quats=columns(vertex, _ROTATION),
-            scales=np.exp(columns(vertex, _SCALE, np.float64)).astype(np.float32),
+            scales=np.pad(scales, ((0, 0), (0, 3 - len(scale)))),
             opacities=_sigmoid(np.asarray(vertex["opacity"], np.float64)),
-            colors=(0.5 + SH_C0 * columns(vertex, _COLOR, np.float64)).astype(np.float32),
+            colors=_unit_rgb(vertex, path) if color is _RGB else _from_harmonics(vertex),
             origin=origin_of(ply),
         )
+
+
+def _from_harmonics(vertex: np.ndarray) -> np.ndarray:
+    return (0.5 + SH_C0 * columns(vertex, _COLOR, np.float64)).astype(np.float32)  # [N, 3]
+
+
+def _unit_rgb(vertex: np.ndarray, path: str | Path) -> np.ndarray:
+    if any(vertex.dtype[name].kind != "u" or vertex.dtype[name].itemsize != 1 for name in _RGB):
+        raise PlyFormatError(f"{path}: red, green, blue of Gaussians: expected uchar")
+    return columns(vertex, _RGB) / np.float32(255.0)  # [N, 3]
 
 
 def holds_gaussians(path: str | Path) -> bool:

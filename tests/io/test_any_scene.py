@@ -10,7 +10,7 @@ import torch
 from plyfile import PlyData, PlyElement
 
 from chorus_core.gaussians import Gaussians
-from chorus_core.io.any_scene import load_any_scene
+from chorus_core.io.any_scene import is_scene, load_any_scene
 from chorus_core.io.gaussian_ply import PlyFormatError, save_gaussians
 from chorus_core.io.scene import PointCloud, SceneError
 from chorus_core.io.scene_folder import save_scene
@@ -63,8 +63,22 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"scene\.obj"):
         load_any_scene(tmp_path / "scene.obj")
     (tmp_path / "scene.obj").write_text("v 0 0 0\n")
-    with pytest.raises(ValueError, match=r"scene\.obj: expected \.ply .*\.splat, \.npz"):
+    with pytest.raises(ValueError, match=r"scene\.obj: \.obj is not read; a mesh"):
         load_any_scene(tmp_path / "scene.obj")
+    for name, hint in (
+        ("a.ksplat", "SuperSplat"),
+        ("a.SOG", "SuperSplat"),
+        ("a.las", "CloudCompare"),
+        ("a.npy", "folder"),
+    ):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(SceneError, match=f"{name}: .* is not read; .*{hint}"):
+            load_any_scene(tmp_path / name)
+        assert is_scene(tmp_path / name)
+    (tmp_path / "a.txt").write_text("1 2 3")
+    with pytest.raises(SceneError, match=r"a\.txt: expected \.ply .*\.splat, \.spz, \.npz"):
+        load_any_scene(tmp_path / "a.txt")
+    assert not is_scene(tmp_path / "a.txt")
     rows = np.zeros(2, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("opacity", "f4"), ("scale_0", "f4")])
     PlyData([PlyElement.describe(rows, "vertex")]).write(str(tmp_path / "half.ply"))
     with pytest.raises(PlyFormatError, match="not a 3DGS file: vertex has no property f_dc_0"):

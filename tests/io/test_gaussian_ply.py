@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from numpy.lib.recfunctions import repack_fields
 from plyfile import PlyData, PlyElement
 from scipy.spatial.transform import Rotation
 
+from chorus_core.encoder.inputs import shortest_axes
 from chorus_core.gaussians import SH_C0, Gaussians
 from chorus_core.io.gaussian_ply import PlyFormatError, load_extra, load_gaussians, save_gaussians
 
@@ -163,7 +166,7 @@ def test_foreign_file(tmp_path, text, order):
     assert load_extra(tmp_path / "a.ply") == {}
 
 
-@pytest.mark.parametrize("name", ["x", "opacity", "f_dc_1", "scale_2", "rot_3"])
+@pytest.mark.parametrize("name", ["x", "opacity", "f_dc_1", "scale_1", "rot_3"])
 def test_missing_property_is_named(tmp_path, name):
     PlyData([PlyElement.describe(foreign_vertex(2, drop=name), "vertex")]).write(str(tmp_path / "a.ply"))
     with pytest.raises(PlyFormatError, match=rf"no property {name}\b"):
@@ -212,6 +215,35 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         save_gaussians(tmp_path / "a.ply", bad)
     assert (tmp_path / "a.ply").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
+
+
+def test_discs_of_2dgs(tmp_path):
+    """Two scales: flat along the third axis, which is the normal."""
+    vertex = foreign_vertex(20, rest=0, drop="scale_2")
+    PlyData([PlyElement.describe(vertex, "vertex")]).write(str(tmp_path / "a.ply"))
+    gaussians = load_gaussians(tmp_path / "a.ply")
+    np.testing.assert_allclose(gaussians.scales[:, :2], np.exp([vertex["scale_0"], vertex["scale_1"]]).T, rtol=1e-6)
+    assert not gaussians.scales[:, 2].any()
+    rotations = Rotation.from_quat(np.stack([vertex[f"rot_{i}"] for i in range(4)], 1), scalar_first=True)
+    np.testing.assert_allclose(shortest_axes(gaussians), rotations.as_matrix()[:, :, 2], atol=1e-5)
+
+
+def test_colours_of_nerfstudio(tmp_path):
+    """Its --ply-color-mode rgb writes bytes where others write harmonics."""
+    kept = [n for n in foreign_vertex(1, rest=0).dtype.names if not n.startswith("f_dc")]
+    vertex = np.zeros(9, [*((n, "f4") for n in kept), *((n, "u1") for n in ("red", "green", "blue"))])
+    for name in vertex.dtype.names:
+        vertex[name] = np.arange(9) * 30 if vertex.dtype[name] == "u1" else np.arange(9)
+    vertex["rot_0"] = 1
+    vertex["blue"] = 255
+    PlyData([PlyElement.describe(vertex, "vertex")]).write(str(tmp_path / "a.ply"))
+    gaussians = load_gaussians(tmp_path / "a.ply")
+    assert (gaussians.colors * 255).round()[:, 0].tolist() == vertex["red"].tolist()
+    assert (gaussians.colors[:, 2] == 1).all()
+    wide = vertex.astype([(n, "f4") for n in vertex.dtype.names])
+    PlyData([PlyElement.describe(wide, "vertex")]).write(str(tmp_path / "a.ply"))
+    with pytest.raises(PlyFormatError, match="red, green, blue of Gaussians: expected uchar"):
+        load_gaussians(tmp_path / "a.ply")
 
 
 # --- SuperSplat's compressed form -----------------------------------------------------------------------------------
@@ -296,6 +328,33 @@ def test_compressed_known_words(tmp_path):
     np.testing.assert_allclose(g.scales, [[np.exp(-4)] * 3, [1] * 3], rtol=1e-6)
     np.testing.assert_array_equal(g.colors, [[1, 0, 0], [0, 1, 0]])
     np.testing.assert_array_equal(g.opacities, [0, 1])
+
+
+def test_compressed_flat_splats(tmp_path):
+    """A bound of -inf is a scale of 0 at every fraction, 0 and 1 among them."""
+    before = random_gaussians(300)
+    chunks, vertex = pack(before, True)
+    for axis in "xyz":
+        chunks[f"min_scale_{axis}"] = -np.inf
+    chunks["max_scale_x"] = -np.inf
+    vertex["packed_scale"][:3] = (0, 0xFFFFFFFF, 1 << 21 | 1 << 11 | 1)
+    elements = [PlyElement.describe(chunks, "chunk"), PlyElement.describe(vertex, "vertex")]
+    PlyData(elements, byte_order="<").write(str(tmp_path / "a.ply"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scales = load_gaussians(tmp_path / "a.ply").scales
+    assert not scales[:, 0].any()
+    np.testing.assert_allclose(scales[1, 1:], np.exp([chunks["max_scale_y"][0], chunks["max_scale_z"][0]]), rtol=1e-6)
+    assert not scales[[0, 2]].any()
+
+
+def test_compressed_with_chunks_left_over(tmp_path):
+    before = random_gaussians(300)
+    chunks, vertex = pack(before, True)
+    for count in (2, 5):
+        elements = [PlyElement.describe(np.resize(chunks, count), "chunk"), PlyElement.describe(vertex, "vertex")]
+        PlyData(elements, byte_order="<").write(str(tmp_path / f"{count}.ply"))
+    assert torch.equal(load_gaussians(tmp_path / "2.ply").means, load_gaussians(tmp_path / "5.ply").means)
 
 
 @pytest.mark.parametrize(
