@@ -40,7 +40,7 @@ def save_gaussians(
     Columns: x, y, z, nx, ny, nz (zero), f_dc_0..2, opacity (logit), scale_0..2 (log), rot_0..3 (wxyz), then
     ``extra``; all but the extra ones are float32.
 
-    What comes back from :func:`load_gaussians`: means and unit quaternions bit for bit; colours from 0.25 up bit for
+    What comes back from :func:`load_gaussians`: means and unit quaternions bit for bit; colours above 0.25 bit for
     bit, smaller ones within 2e-8 (8-bit colours stay the same 8 bits); opacities within 6e-8; scales within 3e-6 of
     their value (the file holds logarithms). The logit is kept finite: an opacity of 1 comes back as 1, an opacity or
     scale of 0 as 1.2e-38.

@@ -65,7 +65,7 @@ def test_documented_accuracy_over_the_whole_range(tmp_path_factory, unit, scales
     after = load_gaussians(path)
     difference = np.abs(after.colors.numpy()[0] - colors)
     assert (difference <= 2e-8).all()
-    assert (difference[colors >= 0.25] == 0).all()
+    assert (difference[colors > 0.25] == 0).all()
     assert abs(after.opacities.item() - unit[3]) <= 6e-8
     np.testing.assert_allclose(after.scales.numpy()[0], np.array(scales, np.float32), rtol=3e-6)
 
