@@ -7,13 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _LONGEST = 300
+"""Characters of a library's own message."""
+
+_MESSAGE = 1600
+"""Characters of a whole message; a name that is quoted may have any number."""
 
 
 class ReadError(ValueError):
     """Outside data that cannot be used: damaged, cut short, of another form, or too large.
 
-    Errors of single readers derive from it. The message is one line that names the file (or topic) and what is wrong.
+    Errors of single readers derive from it. The message is one line that names the file (or topic) and what is wrong:
+    what the file holds may be quoted in it, so control characters are escaped and the middle of a long one is left out.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_printable(str(message)))
 
 
 @contextmanager
@@ -34,6 +42,12 @@ def reading(what: str | Path, error: type[ReadError] = ReadError) -> Iterator[No
         raise error(f"{what}: {_in_one_line(cause)}") from cause
     except Exception as cause:
         raise error(f"{what}: {_in_one_line(cause)}") from cause
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= _MESSAGE else f"{text[: _MESSAGE - 305]} ... {text[-300:]}"
 
 
 def _in_one_line(cause: BaseException) -> str:

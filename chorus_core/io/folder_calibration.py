@@ -11,7 +11,7 @@ import numpy as np
 
 from chorus_core.frames import CameraIntrinsics, FrameError
 from chorus_core.io.documents import DocumentError, read_json
-from chorus_core.io.image_header import ImageError, image_header
+from chorus_core.io.image_header import MAX_PIXELS, ImageError, image_header
 from chorus_core.io.sequence import Calibration, SequenceError
 from chorus_core.io.text_rows import read_rows, row_of_numbers
 
@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 OWN_FILE = "intrinsics.json"
 _ASPECT_TOLERANCE = 0.01
+_SHORTEST, _LONGEST = 0.01, 100.0
+"""Focal lengths that a camera may have, in sides of its image: views of 178 to half a degree."""
 
 
 def own_calibration(folder: Path, depth_scale: float) -> Calibration | None:
@@ -156,6 +158,13 @@ def pinhole(values: list[float], path: Path) -> CameraIntrinsics:
     if not (np.isfinite([width, height]).all() and width == int(width) and height == int(height)):
         raise SequenceError(f"{path}: image size {width}x{height}: expected whole pixels")
     try:
-        return CameraIntrinsics(*map(float, k), int(width), int(height))
+        camera = CameraIntrinsics(*map(float, k), int(width), int(height))
     except FrameError as error:
         raise SequenceError(f"{path}: {error}") from error
+    sides = (camera.fx / camera.width, camera.fy / camera.height)
+    if not all(_SHORTEST <= side <= _LONGEST for side in sides) or camera.width * camera.height > MAX_PIXELS:
+        raise SequenceError(
+            f"{path}: focal lengths {camera.fx:g}, {camera.fy:g} at {camera.width}x{camera.height} pixels: expected "
+            f"{_SHORTEST} to {_LONGEST} times the image's sides, and {MAX_PIXELS} pixels at most"
+        )
+    return camera

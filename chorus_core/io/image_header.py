@@ -15,6 +15,8 @@ MAX_PIXELS = 1 << 25
 """Of an image at most; 8K video (7680 x 4320) lies just below."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEFLATE = 1032
 _TIFF = {b"II*\x00": "<", b"MM\x00*": ">"}
 _PNM = re.compile(rb"P[2356](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)")
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -51,7 +53,7 @@ def image_header(content: bytes) -> ImageHeader:
 
 def _parse(content: bytes) -> ImageHeader:
     if content.startswith(_PNG):
-        return ImageHeader("png", *struct.unpack_from(">II", content, 16))
+        return _png(content)
     if content.startswith(b"\xff\xd8\xff"):
         return _jpeg(content)
     if content[:4] in _TIFF:
@@ -60,6 +62,15 @@ def _parse(content: bytes) -> ImageHeader:
         return ImageHeader("pnm", int(found[1]), int(found[2]))
     begin = bytes(content[:8])
     raise ImageError(f"image of {len(content)} bytes that begins with {begin!r}: expected JPEG, PNG, PNM or TIFF")
+
+
+def _png(content: bytes) -> ImageHeader:
+    """The first chunk (PNG, section 11.2.2). Deflate packs 1032 to 1 at best, so few bytes cannot hold many pixels."""
+    width, height, bits, color_type = struct.unpack_from(">IIBB", content, 16)
+    row = width * bits * _PNG_CHANNELS.get(color_type, 1) // 8
+    if width * height <= MAX_PIXELS and row * height > _DEFLATE * len(content):
+        raise ImageError(f"png image of {width}x{height} in {len(content)} bytes: damaged or cut short")
+    return ImageHeader("png", width, height)
 
 
 def _jpeg(content: bytes) -> ImageHeader:

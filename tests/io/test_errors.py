@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -40,3 +41,10 @@ def test_what_passes(tmp_path: Path) -> None:
         raise PartError("said already")
     with pytest.raises(KeyboardInterrupt), reading("x"):
         raise KeyboardInterrupt
+
+
+def test_a_message_is_one_short_printable_line() -> None:
+    error = ReadError("a.txt: '\x1b[2J\n\udc80ü" + "x" * 10**6 + "': expected less")
+    assert str(error).startswith(r"a.txt: '\x1b[2J\n\udc80ü") and str(error).endswith("xxx': expected less")
+    assert str(error).isprintable() and len(str(error)) < 2000
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -30,6 +30,14 @@ def test_jpegs_with_much_before_the_size(options):
     assert image_header(file.getvalue()) == ImageHeader("jpeg", 37, 24)
 
 
+def test_a_png_that_is_all_of_one_colour_is_no_bomb():
+    """Deflate's best case, a legitimate mask, against the bound on what few bytes can hold."""
+    content = cv2.imencode(".png", np.zeros((4000, 4000), np.uint16), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+    assert image_header(content).width == 4000
+    with pytest.raises(ImageError, match=r"png image of 4000x4000 in \d+ bytes: damaged or cut short"):
+        image_header(content[: len(content) // 2])
+
+
 def test_pnm_with_a_comment():
     assert image_header(b"P5 # by hand\n# 1 2\n37 # wide\n24\n255\n" + bytes(37 * 24)) == ImageHeader("pnm", 37, 24)
 

@@ -259,6 +259,8 @@ def test_tum_frames_without_partner_or_pose(tmp_path):
         ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "fx": 10**400}), "fx = '1000.*: expected a number"),
         ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "width": 31.5}), "expected whole pixels"),
         ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "fy": 0}), "fx, fy > 0"),
+        ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "fx": 1e30}), "focal lengths 1e\\+30, 31 at 32x24"),
+        ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "width": 32000}), "focal lengths 30, 31 at 32000x24"),
         ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "depth_scale": 0}), "depth scale 0"),
         ("scannet", "intrinsic/intrinsic_depth.txt", None, r"intrinsic_depth\.txt: No such file"),
         (
