@@ -34,9 +34,13 @@ def option(
     gt: float | None = None,
     le: float | None = None,
     choices: tuple[Any, ...] | None = None,
+    dynamic: bool = False,
 ) -> Any:
-    """A dataclass field with its help and bounds; tuples are the only sequence type."""
-    metadata = {"help": help, "ge": ge, "gt": gt, "le": le, "choices": choices}
+    """A dataclass field with its help and bounds; tuples are the only sequence type.
+
+    What is ``dynamic`` may be changed while the program runs.
+    """
+    metadata = {"help": help, "ge": ge, "gt": gt, "le": le, "choices": choices, "dynamic": dynamic}
     return field(default=default, metadata=metadata)
 
 
@@ -47,14 +51,14 @@ class MapConfig:
     voxel_size: float = option(
         0.02, "edge of a voxel in metres; the map holds at most one Gaussian per voxel", gt=0.001, le=1.0
     )
-    depth_min: float = option(0.2, "nearest depth used, metres", ge=0.0)
-    depth_max: float = option(5.0, "farthest depth used, metres", gt=0.0)
+    depth_min: float = option(0.2, "nearest depth used, metres", ge=0.0, dynamic=True)
+    depth_max: float = option(5.0, "farthest depth used, metres", gt=0.0, dynamic=True)
     max_gaussians: int = option(2_000_000, "hard cap; the least recently seen blocks are evicted beyond it", ge=1000)
     stride: int = option(
         0, "use every n-th pixel in x and y; 0 picks the largest that keeps 9 pixels a voxel", ge=0, le=16
     )
     min_hits: int = option(2, "frames that must have seen a Gaussian before it is handed out", ge=1)
-    carve: bool = option(True, "remove Gaussians that a later frame sees through")
+    carve: bool = option(True, "remove Gaussians that a later frame sees through", dynamic=True)
     carve_margin: float = option(
         0.06, "metres a Gaussian must lie in front of the measured surface to count as seen through", gt=0.0
     )
@@ -108,7 +112,7 @@ class EncoderConfig:
 
     checkpoint: str = option("chorus_mini", "name of a shipped model, or path of a checkpoint")
     device: str = option("auto", "where the encoder runs", choices=("auto", "cpu", "cuda"))
-    period: float = option(2.0, "seconds between background encodes at least", gt=0.0)
+    period: float = option(2.0, "seconds between background encodes at least", gt=0.0, dynamic=True)
     max_gaussians: int = option(60_000, "Gaussians encoded in one pass; larger regions are tiled", ge=1000)
     memory_gib: float = option(
         0.0,
@@ -137,12 +141,16 @@ class SemanticsConfig:
 
     vocabulary: str = option("indoor", "name of a shipped vocabulary, or path of a text file with a label a line")
     threshold: float = option(
-        0.0, "relevancy a Gaussian needs to match a query; 0 takes the model's calibrated one", ge=0.0, le=1.0
+        0.0,
+        "relevancy a Gaussian needs to match a query; 0 takes the model's calibrated one",
+        ge=0.0,
+        le=1.0,
+        dynamic=True,
     )
     max_query_chars: int = option(512, "longer query texts are refused", ge=1)
-    object_gap: float = option(0.08, "metres between neighbours of one object at most", gt=0.0)
-    min_object_gaussians: int = option(15, "smaller groups are not reported as objects", ge=1)
-    max_objects: int = option(10, "objects in an answer unless the query says otherwise", ge=1)
+    object_gap: float = option(0.08, "metres between neighbours of one object at most", gt=0.0, dynamic=True)
+    min_object_gaussians: int = option(15, "smaller groups are not reported as objects", ge=1, dynamic=True)
+    max_objects: int = option(10, "objects in an answer unless the query says otherwise", ge=1, dynamic=True)
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Option:
-    """One leaf of a configuration: its dotted name, type, default, help and bounds."""
+    """One leaf of a configuration: its dotted name, type, default, help, bounds, and whether it may change later."""
 
     name: str
     type: type
@@ -169,6 +177,7 @@ class Option:
     gt: float | None
     le: float | None
     choices: tuple[Any, ...] | None
+    dynamic: bool
 
 
 def options(config_type: type, prefix: str = "") -> Iterator[Option]:
@@ -180,7 +189,8 @@ def options(config_type: type, prefix: str = "") -> Iterator[Option]:
             yield from options(hints[f.name], f"{name}.")
         else:
             bounds = {k: f.metadata.get(k) for k in ("ge", "gt", "le", "choices")}
-            yield Option(name, hints[f.name], f.default, f.metadata.get("help", ""), **bounds)
+            dynamic = f.metadata.get("dynamic", False)
+            yield Option(name, hints[f.name], f.default, f.metadata.get("help", ""), **bounds, dynamic=dynamic)
 
 
 def _check(option_: Option, value: Any) -> Any:
@@ -261,6 +271,12 @@ def load(path: str | Path, config_type: type[T] = Config) -> T:
     if any(isinstance(node, Mapping) and "ros__parameters" in node for node in tree.values()):
         raise ConfigError(f"{path} is a ROS parameter file, for the node: expected options at the top level")
     return parse(config_type, tree)
+
+
+def changes(old: Any, new: Any) -> list[Option]:
+    """The options in which two configurations of one type differ."""
+    before, after = flatten(as_dict(old)), flatten(as_dict(new))
+    return [o for o in options(type(old)) if before[o.name] != after[o.name]]
 
 
 def as_dict(config: Any) -> dict[str, Any]:

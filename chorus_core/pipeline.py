@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chorus_core.config import Config, ConfigError
+from chorus_core.config import Config, ConfigError, changes
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.inputs import grid_origin
 from chorus_core.encoder.smoothing import smooth
@@ -309,6 +309,21 @@ class Pipeline:
         unit = self.semantics.text.head not in self.encoder.model.config.raw_heads
         model = ModelReference(name, self.encoder.description.get("sha256", ""), unit)
         return save_map(path, current, instances, model, origin)
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with other values of the options that are dynamic; queries and frames to come follow them.
+
+        Raises:
+            ConfigError: another option differs; nothing has changed.
+        """
+        fixed = [option.name for option in changes(self.config, config) if not option.dynamic]
+        if fixed:
+            raise ConfigError(f"{', '.join(fixed)}: expected to stay as at the start")
+        with self._map_lock:
+            self.config = config
+            self.map.config = config.map
+        if config.semantics != self.semantics.config:
+            self.semantics.reconfigure(config.semantics)
 
     def reset(self) -> None:
         """Forget the map and its meaning, and count from zero; keep model, vocabulary and settings."""

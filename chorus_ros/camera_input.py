@@ -97,7 +97,9 @@ class CameraInput:
         ):
             if transport != "raw":
                 kind, topic = CompressedImage, f"{topic}/{transport}"
-            subscription = node.create_subscription(kind, topic, taking, reading, callback_group=group)
+            subscription = node.create_subscription(
+                kind, topic, taking, callback_group=group, **qos.overridable(reading)
+            )
             # The name after remapping.
             inputs[stream] = Input(subscription.topic_name, kind.__name__, transport)
         return inputs

@@ -50,8 +50,7 @@ class FrameIntegrator:
         self.keyframes = 0
         """Frames of those whose view is in the map: fused, or of a standstill that shows nothing new."""
         self.monitor = StreamMonitor("frames")
-        config = pipeline.config.map
-        self.depth_monitor = DepthMonitor(config.depth_min, config.depth_max)
+        self.depth_monitor = DepthMonitor()
 
     def integrate(self, messages: CameraFrame) -> None:
         """Fuse one frame, or refuse it."""
@@ -74,7 +73,7 @@ class FrameIntegrator:
             messages.color, messages.depth, messages.info, messages.map_from_camera, messages.rectified
         )
         self._stamps.remember(frame.stamp, conversions.nanoseconds(messages.depth.header.stamp))
-        self.depth_monitor.seen(frame)
+        self.depth_monitor.seen(frame, self._pipeline.config.map.depth_min, self._pipeline.config.map.depth_max)
         return self._pipeline.integrate(frame).held
 
     @contextmanager

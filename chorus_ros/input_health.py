@@ -96,22 +96,19 @@ class DepthMonitor:
     """Whether depth images hold anything that the map can use.
 
     Args:
-        near: nearest depth used, metres.
-        far: farthest depth used, metres.
         patience: frames in a row without usable depth before it is said: a wall close by is no fault.
     """
 
     name = "usable depth"
 
-    def __init__(self, near: float, far: float, patience: int = 10) -> None:
-        self._range = (near, far)
+    def __init__(self, patience: int = 10) -> None:
         self._patience = patience
         self._row = 0
         self._share = 0.0
         self._why = ""
 
-    def seen(self, frame: RgbdFrame) -> None:
-        near, far = self._range
+    def seen(self, frame: RgbdFrame, near: float, far: float) -> None:
+        """A frame came; depths between ``near`` and ``far`` metres are used."""
         depth = frame.depth  # [H, W]
         self._share = np.count_nonzero((depth > near) & (depth < far)) / depth.size
         if self._share > 0:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from chorus_msgs.msg import LabelInfo
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
@@ -31,15 +31,18 @@ class MapPublisher:
     def __init__(
         self, node: Node, config: PublishConfig, pipeline: Pipeline, header: Callable[[float], Header]
     ) -> None:
-        self._config = config
+        self._color = config.cloud_color
         self._pipeline = pipeline
         self._header = header
         self._clock = node.get_clock()
-        latched = partial(node.create_publisher, qos_profile=qos.LATCHED)
-        self._cloud_out = latched(PointCloud2, config.topic("semantic_cloud"))
-        self._query_out = latched(PointCloud2, config.topic("query_cloud"))
-        self._objects_out = latched(MarkerArray, config.topic("objects"))
-        self._labels_out = latched(LabelInfo, config.topic("labels"))
+
+        def latched(kind: type, name: str) -> Publisher:
+            return node.create_publisher(kind, config.topic(name), **qos.overridable(qos.LATCHED))
+
+        self._cloud_out = latched(PointCloud2, "semantic_cloud")
+        self._query_out = latched(PointCloud2, "query_cloud")
+        self._objects_out = latched(MarkerArray, "objects")
+        self._labels_out = latched(LabelInfo, "labels")
         # What was published last; weak, because a map that was replaced is large.
         self._cloud_shown: weakref.ref[LabelledMap] | None = None
         self._objects_shown: weakref.ref[LabelledMap] | None = None
@@ -71,6 +74,11 @@ class MapPublisher:
         if self._cloud_out.get_subscription_count() > 0 and self._is_news(self._cloud_shown):
             self.publish_cloud()
 
+    def color_by(self, color: str) -> None:
+        """Show ``label`` or ``rgb`` in the cloud from its next publication on, which a change makes due."""
+        if color != self._color:
+            self._color, self._cloud_shown = color, None
+
     def replace_cloud(self) -> None:
         """Publish the cloud again if one is shown: its ids are of labels that are no longer in use."""
         if self._cloud_shown is not None and self._cloud_out.get_subscription_count() > 0:
@@ -80,7 +88,7 @@ class MapPublisher:
         """The whole map with its labels; how many points."""
         labelled, _, instances = self._pipeline.semantics.objects()
         labels = labelled.labels.cpu().numpy()  # [N]
-        if self._config.cloud_color == "label":
+        if self._color == "label":
             palette = np.vstack([labelled.vocabulary.colors, np.full((1, 3), 128, np.uint8)])  # -1: grey
             colors = palette[labels]  # [N, 3]
         else:

@@ -17,14 +17,17 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from chorus_core.config import Config
 from chorus_core.pipeline import Pipeline
 from chorus_ros import parameters
 from chorus_ros.advice import Advice
 from chorus_ros.camera_input import CameraInput
 from chorus_ros.drops import DropCounter, DropLog
 from chorus_ros.frame_integrator import FrameIntegrator
+from chorus_ros.live_parameters import LiveParameters, set_period
 from chorus_ros.map_publisher import MapPublisher
 from chorus_ros.map_services import MapServices
+from chorus_ros.node_config import NodeConfig
 from chorus_ros.status_report import StatusReport
 
 THREADS = 8
@@ -65,13 +68,13 @@ class PerceptionNode(Node):
             self, settings.publish, self._pipeline, self._camera, self._integrator, self._drops, self._advice
         )
         reports = MutuallyExclusiveCallbackGroup()
-        for period, report in (
-            (settings.publish.cloud_period, self._publisher.report_cloud),
-            (settings.publish.objects_period, self._publisher.report_objects),
-            (settings.publish.status_period, self._status.publish),
-        ):
-            if period > 0:
-                self.create_timer(period, partial(self._guarded, report), reports, clock=steady)
+        self._cloud_timer, self._objects_timer, self._status_timer = (
+            self.create_timer(1.0, partial(self._guarded, report), reports, clock=steady)
+            for report in (self._publisher.report_cloud, self._publisher.report_objects, self._status.publish)
+        )
+        self._apply(config, settings)
+        LiveParameters(self, config, settings, self._apply)
+        parameters.warn_unused(self)
         self._pipeline.start()
         self.get_logger().info(f"ready: {len(self._pipeline.vocabulary.labels)} labels, waiting for frames")
 
@@ -90,6 +93,14 @@ class PerceptionNode(Node):
             self._integrator.integrate(frame)
             if self._stopping.is_set() or not self.context.ok():
                 return
+
+    def _apply(self, config: Config, settings: NodeConfig) -> None:
+        """Go on with what may be set while the node runs."""
+        self._pipeline.reconfigure(config)
+        self._publisher.color_by(settings.publish.cloud_color)
+        set_period(self._cloud_timer, settings.publish.cloud_period)
+        set_period(self._objects_timer, settings.publish.objects_period)
+        set_period(self._status_timer, settings.publish.status_period)
 
     def _reset(self) -> None:
         with self._integrator.between_frames():

@@ -6,6 +6,14 @@ from dataclasses import dataclass, field
 
 from chorus_core.config import ConfigError, option
 
+QOS_POLICIES: dict[str, tuple[str, ...] | None] = {
+    "history": ("keep_last", "keep_all", "system_default"),
+    "depth": None,
+    "reliability": ("reliable", "best_effort", "system_default"),
+    "durability": ("volatile", "transient_local", "system_default"),
+}
+"""What ``qos_overrides./TOPIC.(publisher|subscription).POLICY`` may set, and to what; a depth is a number."""
+
 
 @dataclass(frozen=True)
 class TopicsConfig:
@@ -72,10 +80,10 @@ class PublishConfig:
     """Outputs."""
 
     namespace: str = option("chorus", "prefix of the node's topics and services, below the node's own namespace")
-    cloud_period: float = option(5.0, "seconds between whole semantic clouds; 0: on request only", ge=0.0)
-    objects_period: float = option(5.0, "seconds between publications of the objects; 0: never", ge=0.0)
-    status_period: float = option(1.0, "seconds between status reports and diagnostics", gt=0.0, le=60.0)
-    cloud_color: str = option("label", "what `rgb` of the semantic cloud shows", choices=("label", "rgb"))
+    cloud_period: float = option(5.0, "seconds between whole semantic clouds; 0: on request only", ge=0.0, dynamic=True)
+    objects_period: float = option(5.0, "seconds between publications of the objects; 0: never", ge=0.0, dynamic=True)
+    status_period: float = option(1.0, "seconds between status reports and diagnostics", gt=0.0, le=60.0, dynamic=True)
+    cloud_color: str = option("label", "what `rgb` of the semantic cloud shows", choices=("label", "rgb"), dynamic=True)
     stale_after: float = option(5.0, "seconds without input after which diagnostics call it stale", gt=0.0)
     map_folder: str = option("out/maps", "folder that save_map writes into, relative to the working directory")
 

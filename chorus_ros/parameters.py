@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from chorus_core.config import Config, ConfigError, Option, options, parse
-from chorus_ros.node_config import NodeConfig
+from chorus_ros.node_config import QOS_POLICIES, NodeConfig
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
 # What rclpy itself reads from parameter overrides.
 _BUILTIN = ("use_sim_time", "start_type_description_service")
-_BUILTIN_PREFIXES = ("qos_overrides.",)
+_QOS_PREFIX = "qos_overrides."
+
+_RESEMBLANCE = 0.7
+"""Similarity (difflib) from which an unknown name is taken for a misspelt one of ours."""
 
 _HEADER = """\
 # Parameters of perception_node with their defaults, written by `python -m chorus_ros.parameters`.
@@ -39,23 +42,58 @@ def known_options() -> dict[str, Option]:
 def parse_overrides(overrides: Mapping[str, Any]) -> tuple[Config, NodeConfig]:
     """The two checked configurations from parameter overrides with dotted names; absent ones take their defaults.
 
+    Parameters that have nothing to do with ours are left alone: a file for all nodes of a robot (``/**``) holds some.
+
     Raises:
-        ConfigError: an unknown parameter (named, with the nearest known name), a wrong type, or a value out of range.
+        ConfigError: an unknown parameter that resembles a known one (both are named), a wrong type, a value out of
+            range, or an override of a quality of service that there is none of.
     """
     known = known_options()
-    given = {k: v for k, v in overrides.items() if k not in _BUILTIN and not k.startswith(_BUILTIN_PREFIXES)}
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(known)}"
-            raise ConfigError(f"unknown parameter {name}; {hint}")
+    for name, value in overrides.items():
+        if name.startswith(_QOS_PREFIX):
+            _check_qos_override(name, value)
+        elif name not in known and (near := _resembling(name)):
+            raise ConfigError(f"unknown parameter {name}; did you mean {near}?")
+    given = {k: v for k, v in overrides.items() if k in known}
     core = {o.name for o in options(Config)}
     config = parse(Config, {k: v for k, v in given.items() if k in core})
     return config, parse(NodeConfig, {k: v for k, v in given.items() if k not in core})
 
 
+def _resembling(name: str) -> str:
+    """The known option that an unknown name was probably meant to be; empty where it is like none."""
+    known = list(known_options())
+    group, dot, _ = name.partition(".")
+    siblings = [k for k in known if dot and k.startswith(f"{group}.")]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=_RESEMBLANCE)
+    near = near or difflib.get_close_matches(name, siblings, n=1, cutoff=0.0)
+    return near[0] if near else ""
+
+
+def _check_qos_override(name: str, value: Any) -> None:
+    """rclpy would end with a traceback."""
+    policy = name.rpartition(".")[2]
+    if policy not in QOS_POLICIES:
+        return  # for other nodes perhaps: see warn_unused
+    choices = QOS_POLICIES[policy]
+    if choices is None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ConfigError(f"{name} = {value!r}: expected a number of messages")
+    elif value not in choices:
+        raise ConfigError(f"{name} = {value!r}: expected one of {list(choices)}")
+
+
+def warn_unused(node: Node) -> None:
+    """Name parameters that were given but are not the node's. Call it when all of its topics are there."""
+    given = [n for n in node._parameter_overrides if n not in _BUILTIN and not node.has_parameter(n)]
+    if given:
+        node.get_logger().warning(f"not parameters of this node, left alone: {', '.join(sorted(given))}")
+
+
 def declare(node: Node) -> tuple[Config, NodeConfig]:
-    """Declare every option as a read-only parameter, described and bounded, with the value given for it.
+    """Declare every option as a parameter, described and bounded, with the value given for it.
+
+    All but the dynamic ones are read-only.
 
     Raises:
         ConfigError: see :func:`parse_overrides`.
@@ -79,7 +117,7 @@ def to_yaml() -> str:
                 lines.append(f"{'  ' * (depth + 2)}{group}:")
         open_groups = tuple(groups)
         indent = "  " * (len(groups) + 2)
-        help_text = f"{option.help}{_bounds_text(option)}"
+        help_text = f"{option.help}{_notes(option)}"
         lines += textwrap.wrap(help_text, 118, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         lines.append(f"{indent}{leaf}: {_scalar(option.default)}")
     return "\n".join(lines) + "\n"
@@ -89,7 +127,7 @@ def to_markdown() -> str:
     """All parameters as the rows of a Markdown table."""
     rows = ["| parameter | default | meaning |", "|---|---|---|"]
     for o in known_options().values():
-        rows.append(f"| `{o.name}` | `{_scalar(o.default)}` | {o.help}{_bounds_text(o)} |")
+        rows.append(f"| `{o.name}` | `{_scalar(o.default)}` | {o.help}{_notes(o)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -119,7 +157,7 @@ def _descriptor(option: Option) -> Any:
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
     descriptor = ParameterDescriptor(
-        description=option.help, additional_constraints=_bounds_text(option).strip(" ()"), read_only=True
+        description=option.help, additional_constraints=_bounds_text(option), read_only=not option.dynamic
     )
     low = option.ge if option.ge is not None else option.gt
     if option.type is float and (low is not None or option.le is not None):
@@ -133,12 +171,18 @@ def _descriptor(option: Option) -> Any:
     return descriptor
 
 
+def _notes(option: Option) -> str:
+    """What follows the help: bounds, and whether the option may be set later."""
+    notes = [*filter(None, [_bounds_text(option)]), *(["may be set while it runs"] if option.dynamic else [])]
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
 def _bounds_text(option: Option) -> str:
     if option.choices:
-        return f" (one of {', '.join(map(str, option.choices))})"
+        return f"one of {', '.join(map(str, option.choices))}"
     signs = ((">=", option.ge), (">", option.gt), ("<=", option.le))
     parts = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
-    return f" ({', '.join(parts)})" if parts else ""
+    return ", ".join(parts)
 
 
 def _scalar(value: Any) -> str:

@@ -11,6 +11,7 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from tf2_msgs.msg import TFMessage
 
 from chorus_core.io.transform_buffer import TransformBuffer, TransformError
@@ -68,16 +69,20 @@ class BufferedPoses:
         self._extrinsic: np.ndarray | None = None
         if config.frames.base_from_camera:
             self._extrinsic = matrix_from_text(config.frames.base_from_camera, "frames.base_from_camera")
-        node.create_subscription(TFMessage, "/tf_static", self._on_tf_static, qos.TF_STATIC, callback_group=group)
-        node.create_subscription(TFMessage, "/tf", self._on_tf, qos.TF, callback_group=group)
+
+        def subscribe(kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
+            node.create_subscription(kind, topic, callback, callback_group=group, **qos.overridable(profile))
+
+        subscribe(TFMessage, "/tf_static", self._on_tf_static, qos.TF_STATIC)
+        subscribe(TFMessage, "/tf", self._on_tf, qos.TF)
         reading = qos.sensor_input(100, config.topics.reliability)
         self._subject = ""
         if config.frames.source == "odometry":
             self._subject = f"odometry on {config.topics.odometry}"
-            node.create_subscription(Odometry, config.topics.odometry, self._on_odometry, reading, callback_group=group)
+            subscribe(Odometry, config.topics.odometry, self._on_odometry, reading)
         elif config.frames.source == "pose":
             self._subject = f"pose on {config.topics.pose}"
-            node.create_subscription(PoseStamped, config.topics.pose, self._on_pose, reading, callback_group=group)
+            subscribe(PoseStamped, config.topics.pose, self._on_pose, reading)
 
     @property
     def map_frame(self) -> str:

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from typing import Any
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from chorus_ros.node_config import QOS_POLICIES
+
+
+def overridable(profile: QoSProfile) -> dict[str, Any]:
+    """Arguments for ``create_publisher`` and ``create_subscription`` that let ``qos_overrides`` change a profile."""
+    own = QoSProfile(
+        history=profile.history,
+        depth=profile.depth,
+        reliability=profile.reliability,
+        durability=profile.durability,
+    )  # rclpy writes the overrides into it
+    kinds = tuple(QoSPolicyKind[name.upper()] for name in QOS_POLICIES)
+    return {"qos_profile": own, "qos_overriding_options": QoSOverridingOptions(kinds)}
 
 
 def sensor_input(depth: int = 10, reliability: str = "best_effort") -> QoSProfile:

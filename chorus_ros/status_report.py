@@ -50,8 +50,8 @@ class StatusReport:
         self._drops = drops
         self._advice = advice
         self._drop_monitor = diagnostics.DropMonitor()
-        self._status_out = node.create_publisher(MapStatus, config.topic("status"), qos.LATCHED)
-        self._diagnostics_out = node.create_publisher(DiagnosticArray, "/diagnostics", qos.STREAM)
+        self._status_out = node.create_publisher(MapStatus, config.topic("status"), **qos.overridable(qos.LATCHED))
+        self._diagnostics_out = node.create_publisher(DiagnosticArray, "/diagnostics", **qos.overridable(qos.STREAM))
 
     def publish(self) -> None:
         status, drops = self._pipeline.status(), self._drops.counts()

@@ -32,7 +32,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "use_sim_time",
             default_value="false",
-            choices=["true", "false"],
+            choices=["true", "false", "True", "False"],
             description="take time from /clock: for simulation and for bags",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its topics"),
@@ -40,7 +40,10 @@ def generate_launch_description() -> LaunchDescription:
             "bag", default_value="", description="recording to play, with /clock, once the node listens; empty: none"
         ),
         DeclareLaunchArgument(
-            "rviz", default_value="false", choices=["true", "false"], description="show the results in RViz"
+            "rviz",
+            default_value="false",
+            choices=["true", "false", "True", "False"],
+            description="show the results in RViz",
         ),
         DeclareLaunchArgument(
             "fixed_frame", default_value="map", description="fixed frame of RViz: the frame of the map, frames.map"
@@ -68,15 +71,15 @@ def generate_launch_description() -> LaunchDescription:
 
     # The left sides are the defaults of the parameters topics.*: a parameter file that names other topics wins.
     color, depth = LaunchConfiguration("color_topic"), LaunchConfiguration("depth_topic")
-    remappings = [
-        ("camera/color/image_raw", color),
+    inputs = [
+        ("camera/color/image_raw", [color]),
         ("camera/color/image_raw/compressed", [color, "/compressed"]),
-        ("camera/depth/image_raw", depth),
+        ("camera/depth/image_raw", [depth]),
         ("camera/depth/image_raw/compressed", [depth, "/compressed"]),
         ("camera/depth/image_raw/compressedDepth", [depth, "/compressedDepth"]),
-        ("camera/color/camera_info", LaunchConfiguration("info_topic")),
-        ("odom", LaunchConfiguration("odometry_topic")),
-        ("camera/pose", LaunchConfiguration("pose_topic")),
+        ("camera/color/camera_info", [LaunchConfiguration("info_topic")]),
+        ("odom", [LaunchConfiguration("odometry_topic")]),
+        ("camera/pose", [LaunchConfiguration("pose_topic")]),
     ]
     perception = Node(
         package="chorus_ros",
@@ -85,7 +88,7 @@ def generate_launch_description() -> LaunchDescription:
         namespace=namespace,
         output="screen",
         parameters=[params_file, {"use_sim_time": ParameterValue(use_sim_time, value_type=bool)}],
-        remappings=remappings,
+        remappings=inputs,
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         sigterm_timeout="30",  # seconds after Ctrl-C: an encode under way is finished first
     )
@@ -113,6 +116,9 @@ def generate_launch_description() -> LaunchDescription:
         namespace=namespace,
         output="screen",
         arguments=[bag, "--clock", "--wait", "120"],
+        # A recording has its topics at the root; where the node runs in a namespace it listens below that. So what is
+        # recorded as /NAME is played as NAME, from there on as the node resolves it; absolute names stay as they are.
+        remappings=[(PythonExpression(['"/" + r"""', *topic, '""".lstrip("/")']), topic) for _, topic in inputs],
         # NotEqualsSubstitution is younger than Humble.
         condition=IfCondition(PythonExpression(['r"""', bag, '""" != ""'])),
     )

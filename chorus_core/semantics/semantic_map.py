@@ -61,6 +61,12 @@ class SemanticMap:
         """The last published map; safe to read from any thread."""
         return self._current
 
+    def reconfigure(self, config: SemanticsConfig) -> None:
+        """Take other thresholds and limits; the map is published anew, because objects may differ."""
+        with self._lock:
+            self.config = config
+            self._publish(self._snapshot)
+
     def clear(self) -> None:
         with self._lock:
             self._births.fill_(-1)

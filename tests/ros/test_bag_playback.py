@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from chorus_msgs.msg import MapStatus
 from harness import CAMERA, FRAMES, PARAMETERS, Client, Process, command, render, until
 from nav_msgs.msg import Odometry
 from rclpy.serialization import serialize_message
@@ -16,6 +17,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from chorus_ros import qos
 from chorus_ros.conversions import byte_array, camera_info_message, pose_message, time_message
 from chorus_ros.player import BASE_FRAME, BASE_FROM_CAMERA, CAMERA_FRAME, ODOMETRY_FRAME, transform_stamped
 
@@ -87,6 +89,34 @@ def test_bag_into_node(bag: Path, client: Client, checkpoint: Path, tmp_path: Pa
         assert client.drops().get("bad_image", 0) == 0
         assert node.interrupt() == 0, node.text()
     finally:
+        for process in filter(None, (node, player)):
+            process.end()
+
+
+def test_bag_into_a_node_in_a_namespace(bag: Path, checkpoint: Path, client: Client, tmp_path: Path) -> None:
+    """As the launch file starts both with ``namespace:=robot1 bag:=...``: what was recorded at the root is heard."""
+    parameters = PARAMETERS | {
+        "encoder.checkpoint": checkpoint,
+        "topics.color_transport": "compressed",
+        "topics.depth_transport": "compressed",
+        "frames.source": "odometry",
+    }
+    namespace = ["-r", "__ns:=/robot1"]
+    heard = []
+    listening = client.node.create_subscription(MapStatus, "/robot1/chorus/status", heard.append, qos.LATCHED)
+    node = Process([*command("chorus_ros.perception_node", **parameters), *namespace], tmp_path / "node.txt")
+    player = None
+    try:
+        until(lambda: heard or not node.running(), 90.0)
+        assert node.running(), node.text()
+        names = ("camera/color/image_raw/compressed", "camera/depth/image_raw/compressed", "camera/color/camera_info")
+        rules = [part for name in (*names, "odom") for part in ("-r", f"/{name}:={name}")]
+        playing = [*command("chorus_ros.player_node", str(bag)), "--ros-args", *namespace, *rules]
+        player = Process(playing, tmp_path / "player.txt")
+        assert player.wait(60.0) == 0, player.text()
+        until(lambda: heard[-1].keyframes >= FRAMES - 2, explain=lambda: (heard[-1], node.text()))
+    finally:
+        client.node.destroy_subscription(listening)
         for process in filter(None, (node, player)):
             process.end()
 

@@ -66,15 +66,15 @@ def frame(depth: np.ndarray) -> RgbdFrame:
     ],
 )
 def test_depth_that_holds_nothing_is_said_after_some_frames(value: float, words: str) -> None:
-    monitor = DepthMonitor(0.2, 5.0, patience=3)
+    monitor = DepthMonitor(patience=3)
     for _ in range(2):
-        monitor.seen(frame(np.full((6, 8), value)))
+        monitor.seen(frame(np.full((6, 8), value)), 0.2, 5.0)
         assert monitor.status().level == OK
-    monitor.seen(frame(np.full((6, 8), value)))
+    monitor.seen(frame(np.full((6, 8), value)), 0.2, 5.0)
     status = monitor.status()
     assert status.level == WARN
     assert f"nothing usable in the last 3 depth images: {words}" in status.message
     good = np.full((6, 8), value)
     good[0, 0] = 1.0
-    monitor.seen(frame(good))
+    monitor.seen(frame(good), 0.2, 5.0)
     assert monitor.status().level == OK

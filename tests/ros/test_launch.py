@@ -105,7 +105,7 @@ def test_remapped_topics_are_the_defaults(tree: ast.Module) -> None:
     subscribed = {defaults.color, defaults.depth, defaults.info, defaults.odometry, defaults.pose}
     subscribed |= {f"{defaults.color}/compressed", f"{defaults.depth}/compressed", f"{defaults.depth}/compressedDepth"}
     (assignment,) = [
-        n for n in ast.walk(tree) if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "remappings"
+        n for n in ast.walk(tree) if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "inputs"
     ]
     assert {pair.elts[0].value for pair in assignment.value.elts} == subscribed
     topics = {name: keywords(call)["default_value"].value for name, call in declared(tree).items() if "topic" in name}
@@ -123,9 +123,29 @@ def test_parameters_exist(tree: ast.Module) -> None:
 @pytest.mark.parametrize(("bag", "plays"), [("", False), ("/data/it's a bag", True), ('/data/"a" house', True)])
 def test_player_starts_where_a_recording_is_named(tree: ast.Module, bag: str, plays: bool) -> None:
     """What PythonExpression evaluates: the text with the argument put in."""
-    (call,) = calls(tree, "PythonExpression")
+    (call,) = [c for c in calls(tree, "PythonExpression") if "bag" in ast.unparse(c)]
     parts = [part.value if isinstance(part, ast.Constant) else bag for part in call.args[0].elts]
     assert eval("".join(parts), {}, {}) is plays
+
+
+@pytest.mark.parametrize(("topic", "recorded"), [("camera/image", "/camera/image"), ("/front/image", "/front/image")])
+def test_recorded_topics_go_where_the_node_listens(tree: ast.Module, topic: str, recorded: str) -> None:
+    """The rules of the player: from the root to the name that the node resolves in its namespace."""
+    (play,) = [k for k in map(keywords, calls(tree, "Node")) if k["executable"].value == "player_node"]
+    rules = play["remappings"]
+    assert isinstance(rules, ast.ListComp)
+    assert ast.unparse(rules.generators[0].iter) == "inputs"
+    left, right = rules.elt.elts
+    parts = [part.value if isinstance(part, ast.Constant) else topic for part in left.args[0].elts]
+    assert eval("".join(parts), {}, {}) == recorded
+    assert ast.unparse(right) == "topic"
+
+
+@pytest.mark.parametrize("argument", ["use_sim_time", "rviz"])
+def test_booleans_may_be_written_as_in_python(tree: ast.Module, argument: str) -> None:
+    choices = ast.literal_eval(keywords(declared(tree)[argument])["choices"])
+    assert {"true", "false", "True", "False"} == set(choices)
+    assert all(isinstance(yaml.safe_load(choice), bool) for choice in choices)  # what ParameterValue makes of them
 
 
 def rviz_manager(repository: Path) -> dict:

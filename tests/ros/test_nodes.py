@@ -196,6 +196,7 @@ def test_time_set_back(mapped: Client, node: Process) -> None:
 def test_save_map(mapped: Client) -> None:
     answer = mapped.call(Trigger, "/chorus/save_map", Trigger.Request())
     assert answer.success, answer.message
+    assert Path(answer.message).is_absolute()  # the client's working directory is another one
     assert len(load_gaussians(answer.message)) > 200
 
 

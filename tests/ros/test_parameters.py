@@ -11,7 +11,7 @@ import yaml
 
 from chorus_core.config import Config, ConfigError, flatten
 from chorus_ros.node_config import NodeConfig
-from chorus_ros.parameters import declare, known_options, parse_overrides, to_markdown, to_yaml
+from chorus_ros.parameters import declare, known_options, parse_overrides, to_markdown, to_yaml, warn_unused
 
 
 def test_defaults_without_overrides() -> None:
@@ -34,7 +34,10 @@ def test_names_are_unique_and_explained() -> None:
     ("name", "value", "expected"),
     [
         ("map.voxelsize", 0.04, "unknown parameter map.voxelsize; did you mean map.voxel_size"),
-        ("zzz", 1, "unknown parameter zzz; known are"),
+        ("checkpoint", "a", "unknown parameter checkpoint; did you mean encoder.checkpoint"),
+        ("map.zzz", 1, "unknown parameter map.zzz; did you mean map."),
+        ("qos_overrides./odom.subscription.reliability", "sure", "reliability = 'sure': expected one of .*'reliable'"),
+        ("qos_overrides./odom.subscription.depth", -1, "depth = -1: expected a number"),
         ("map.voxel_size", -1.0, "map.voxel_size = -1.0"),
         ("map.voxel_size", "small", "map.voxel_size = 'small'"),
         ("frames.source", "gps", "frames.source = 'gps'.*tf"),
@@ -44,6 +47,12 @@ def test_names_are_unique_and_explained() -> None:
 def test_bad_parameters_are_named(name: str, value: object, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         parse_overrides({name: value})
+
+
+@pytest.mark.parametrize("name", ["zzz", "robot_description", "publish_frequency", "controller.gains.p", "base_frame"])
+def test_parameters_of_other_nodes_are_left_alone(name: str) -> None:
+    """A file for all nodes of a robot holds some."""
+    assert parse_overrides({name: 1}) == (Config(), NodeConfig())
 
 
 def test_extrinsics_with_tf_are_refused() -> None:
@@ -98,6 +107,8 @@ class TestWithRclpy:
         assert node.get_parameter("map.voxel_size").value == 0.05
         descriptor = node.describe_parameter("map.voxel_size")
         assert descriptor.read_only
+        assert not node.describe_parameter("map.depth_max").read_only
+        assert "may be set while it runs" in to_yaml().partition("depth_max:")[0].splitlines()[-2]
         assert descriptor.description == known_options()["map.voxel_size"].help
         assert descriptor.floating_point_range[0].to_value == 1.0
         assert set(known_options()) <= set(node._parameters)
@@ -116,6 +127,17 @@ class TestWithRclpy:
         path.write_text("/**:\n  ros__parameters:\n    encoder:\n      chekpoint: a\n")
         with pytest.raises(ConfigError, match=r"encoder\.chekpoint; did you mean encoder\.checkpoint"):
             self.declared(context, "--params-file", str(path))
+
+    def test_what_is_not_ours_is_named_in_a_warning(self, context, capfd: pytest.CaptureFixture[str]) -> None:
+        arguments = ("robot_description:=a", "qos_overrides./elsewhere.subscription.depth:=3", "use_sim_time:=false")
+        node = rclpy.node.Node(
+            "probe", context=context, cli_args=["--ros-args", *(part for a in arguments for part in ("-p", a))]
+        )
+        declare(node)
+        warn_unused(node)
+        node.destroy_node()
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if "left alone" in line]
+        assert line.endswith("left alone: qos_overrides./elsewhere.subscription.depth, robot_description")
 
     def test_shipped_file_is_accepted(self, context, repository: Path) -> None:
         _, (config, node_config) = self.declared(

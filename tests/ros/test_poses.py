@@ -32,7 +32,7 @@ class FakeNode:
     def get_logger(self) -> Any:
         return rclpy.logging.get_logger("test_poses")
 
-    def create_subscription(self, kind, topic, callback, profile, callback_group=None) -> None:
+    def create_subscription(self, kind, topic, callback, **_) -> None:
         self.callbacks[topic] = callback
 
 
