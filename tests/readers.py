@@ -23,6 +23,7 @@ from plyfile import PlyData, PlyElement
 sys.path.append(str(Path(__file__).parent / "io"))  # pytest's importlib mode does not find them
 import folder_layouts
 import recordings
+import spz_writer
 from rosbags.rosbag2 import StoragePlugin
 from rvl import rvl
 
@@ -256,6 +257,23 @@ def write_splat(folder: Path) -> None:
     (folder / "scene.splat").write_bytes(records.tobytes())
 
 
+def write_spz(version: int) -> Callable[[Path], Any]:
+    return lambda folder: spz_writer.write(folder / "scene.spz", spz_writer.random_values(60), version)
+
+
+def write_survey(folder: Path) -> None:
+    """Earth-centred points in double precision, with a comment that is no ASCII."""
+    rng = np.random.default_rng(0)
+    types = [(n, "f8") for n in ("x", "y", "z")] + [(n, "u1") for n in ("red", "green", "blue")]
+    vertex = np.zeros(40, types)
+    for name, center in zip(vertex.dtype.names, (4146000.5, 613000.25, -4791000.75, 9, 9, 9), strict=True):
+        vertex[name] = center + rng.integers(0, 9, 40)
+    PlyData([PlyElement.describe(vertex, "vertex")], byte_order="<").write(str(folder / "scene.ply"))
+    content = (folder / "scene.ply").read_bytes()
+    comments = "comment Vermessung Gebäude\ncomment origin 1 2 3\n".encode()
+    (folder / "scene.ply").write_bytes(content.replace(b"element", comments + b"element", 1))
+
+
 def read_scene_file(folder: Path) -> None:
     check_scene(next(folder.iterdir()))
 
@@ -438,7 +456,10 @@ def all_readers() -> tuple[Reader, ...]:
         Reader("point .ply", write_point_ply(False), read_scene_file),
         Reader("point .ply, text", write_point_ply(True), read_scene_file),
         Reader("point .npz", write_npz, read_scene_file),
+        Reader("survey .ply", write_survey, read_scene_file),
         Reader(".splat", write_splat, read_scene_file),
+        Reader(".spz, gzip", write_spz(3), read_scene_file),
+        Reader(".spz, zstd", write_spz(4), read_scene_file),
         Reader(".npy folder", write_scene_folder, check_scene),
         Reader("saved map", write_map, read_map),
         Reader("model folder", write_checkpoint, read_checkpoint),

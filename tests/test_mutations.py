@@ -18,7 +18,8 @@ MENDED = {
     "TUM folder", "ETH3D folder", "numbered folder", "7-Scenes folder", "12-Scenes folder", "ScanNet folder",
     "Replica folder", "image file", "compressedDepth", "Image", "CompressedImage", "CameraInfo", "vocabulary",
     "configuration", "training scene", "prepared scene", "3DGS .ply", "compressed .ply", "point .ply",
-    "point .ply, text", "point .npz", ".splat", ".npy folder", "saved map", "bag, mcap", "bag, sqlite3",
+    "point .ply, text", "point .npz", "survey .ply", ".splat", ".spz, gzip", ".spz, zstd", ".npy folder", "saved map",
+    "bag, mcap", "bag, sqlite3",
 }  # fmt: skip
 
 

@@ -125,7 +125,7 @@ def read_gaussian_rows(path: str | Path) -> GaussianRows:
     # nerfstudio's --ply-color-mode rgb
     color = _RGB if set(_RGB) <= set(vertex.dtype.names) and _COLOR[0] not in vertex.dtype.names else _COLOR
     require(vertex, (*_POSITION, *color, "opacity", *scale, *_ROTATION), path, "a 3DGS file")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # rows are looked at later
         scales = np.exp(columns(vertex, scale, np.float64)).astype(np.float32)
         return GaussianRows(
             means=float_columns(vertex, _POSITION),

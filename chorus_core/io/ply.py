@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -153,9 +154,8 @@ def require(vertex: np.ndarray, names: Sequence[str], path: str | Path, what: st
     """
     missing = [name for name in names if name not in vertex.dtype.names]
     if missing:
-        raise PlyFormatError(
-            f"{path}: not {what}: vertex has no property {', '.join(missing)} (it has {', '.join(vertex.dtype.names)})"
-        )
+        has = textwrap.shorten(", ".join(vertex.dtype.names), 300, placeholder=" ...")
+        raise PlyFormatError(f"{path}: not {what}: vertex has no property {', '.join(missing)} (it has {has})")
     lists = [name for name in names if vertex.dtype[name].kind == "O"]
     if lists:
         raise PlyFormatError(f"{path}: vertex property {', '.join(lists)} is a list: expected a number")

@@ -83,6 +83,8 @@ def _gzip_parts(data: bytes) -> tuple[int, int, list[np.ndarray]]:
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         version, count, bits, _ = _header(file.read(_HEADER.size), range(1, 4), len(data))
         parts = [_array(file.read(count * width), count, width) for width in _widths(version)]
+        while file.read(1 << 20):  # to the end, where the checksum is
+            pass
     return version, bits, parts
 
 
