@@ -166,16 +166,16 @@ class McapFile:
 
     def _scan(self, stream: BinaryIO) -> None:
         """Find channels and messages without the index, as far as the file goes."""
-        offset, is_whole = len(MCAP_MAGIC), False
+        offset, is_whole, is_data = len(MCAP_MAGIC), False, True
         while not is_whole and offset + _PREFIX.size <= self._size:
             stream.seek(offset)
             opcode, length = _PREFIX.unpack(stream.read(_PREFIX.size))
             offset += _PREFIX.size
-            is_whole = opcode == Opcode.FOOTER and offset + length + len(MCAP_MAGIC) == self._size
             there = min(length, self._size - offset)
-            if opcode in (Opcode.CHUNK, Opcode.SCHEMA, Opcode.CHANNEL) or (
-                opcode == Opcode.MESSAGE and there == length
-            ):
+            is_whole = opcode == Opcode.FOOTER and offset + length + len(MCAP_MAGIC) == self._size
+            is_data = is_data and opcode != Opcode.DATA_END  # channels are repeated after it, not as safe
+            is_part = opcode in (Opcode.CHUNK, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE)
+            if is_data and is_part and (there == length or opcode == Opcode.CHUNK):
                 self._scan_part(stream, _Part(offset, there, 0, 0, None))
             offset += length
         if not is_whole:

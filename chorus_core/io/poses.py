@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,10 +18,11 @@ def matrix_from_pose(translation: Sequence[float], quaternion_xyzw: Sequence[flo
     quaternion = np.asarray(quaternion_xyzw, dtype=np.float64)
     matrix = np.eye(4)
     matrix[:3, 3] = translation
-    if not np.isfinite(quaternion).all() or np.linalg.norm(quaternion) < 1e-6:
+    length = math.hypot(*quaternion)
+    if not 1e-6 <= length < math.inf:
         matrix[:3, :3] = np.nan
     else:
-        matrix[:3, :3] = Rotation.from_quat(quaternion).as_matrix()
+        matrix[:3, :3] = Rotation.from_quat(quaternion / length).as_matrix()
     return matrix
 
 

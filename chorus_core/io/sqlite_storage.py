@@ -39,20 +39,25 @@ class SqliteFile:
         self._path = path
         self._scratch = scratch
         self._file = self._with_journal(path)
+        self._is_whole = True
         with self._database() as database:
-            self.channels = _channels(database)
+            self.channels = self._channels(database)
 
     def messages(
         self, ids: Collection[int], start: int | None = None, stop: int | None = None
     ) -> Iterator[Stored | SequenceError]:
-        """Messages of some channels by time of recording; an error at the end where the rest cannot be read."""
+        """Messages of some channels by time of recording (of a damaged file, in the order they were written).
+
+        Ends with an error where the rest cannot be read.
+        """
         where = f"topic_id IN ({', '.join('?' * len(ids))})"
         values = [*ids]
         for bound, condition in ((start, "timestamp >= ?"), (stop, "timestamp < ?")):
             if bound is not None:
                 where += f" AND {condition}"
                 values.append(bound)
-        query = f"SELECT topic_id, timestamp, data FROM messages WHERE {where} ORDER BY timestamp"
+        table, order = ("messages", "ORDER BY timestamp") if self._is_whole else ("messages NOT INDEXED", "")
+        query = f"SELECT topic_id, timestamp, data FROM {table} WHERE {where} {order}"
         try:
             with self._database() as database:
                 for channel, log_time, data in database.execute(query, values):
@@ -68,6 +73,7 @@ class SqliteFile:
         # immutable: no locks, and no files beside it
         mode = "immutable=1" if self._file == self._path else "mode=rw"
         with closing(sqlite3.connect(f"file:{quote(str(self._file))}?{mode}", uri=True)) as database:
+            database.execute("PRAGMA writable_schema=ON")  # without it SQLite refuses a file that is cut short
             database.text_factory = lambda raw: raw.decode("utf-8", "replace")
             yield database
 
@@ -85,11 +91,15 @@ class SqliteFile:
             shutil.copyfile(file, self._scratch.path / file.name)
         return self._scratch.path / path.name
 
-
-def _channels(database: sqlite3.Connection) -> list[Channel]:
-    counts = dict(database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
-    rows = database.execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id")
-    return [
-        Channel(key, str(name), full_type_name(str(kind)), str(encoding or ""), counts.get(key, 0))
-        for key, name, kind, encoding in rows
-    ]
+    def _channels(self, database: sqlite3.Connection) -> list[Channel]:
+        rows = database.execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id").fetchall()
+        try:
+            counts = dict(database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
+        except sqlite3.DatabaseError as error:
+            _log.warning("%s is damaged or cut short (%s): read as far as it goes", self._path, error)
+            self._is_whole = False
+            counts = {key: 1 for key, *_ in rows}  # nobody knows
+        return [
+            Channel(key, str(name), full_type_name(str(kind)), str(encoding or ""), counts.get(key, 0))
+            for key, name, kind, encoding in rows
+        ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
@@ -21,6 +22,7 @@ TYPES = STORE.types
 WIDTH, HEIGHT, COUNT, PERIOD, START = 32, 24, 5, 0.1, 1_700_000_000.0
 COLOR, DEPTH, INFO = "/camera/color/image_raw", "/camera/aligned_depth_to_color/image_raw", "/camera/color/camera_info"
 OPTICAL = "camera_color_optical_frame"
+FEEDBACK = "/navigate/_action/feedback"
 
 BASE_FROM_CAMERA = np.eye(4)
 BASE_FROM_CAMERA[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
@@ -167,6 +169,34 @@ def with_tf(recording: Recording) -> Recording:
     for i in np.arange(-0.5, COUNT + 1):
         recording.add("/tf", stamp_of(i), tf(stamp_of(i), "odom", "base_link", odom_from_base(i * PERIOD)))
     return recording
+
+
+def recording() -> Recording:
+    """Raw images, poses from TF: nothing in it is wrong."""
+    return with_tf(with_images())
+
+
+def write_mcap(path: Path, profile: str = "ros2", foreign: tuple[str, str, bytes] | None = None, **options) -> Path:
+    """The recording through mcap's own writer; ``foreign``: a channel's schema encoding, its text and its encoding."""
+    with path.open("wb") as stream:
+        writer = McapWriter(stream, **{"chunk_size": 4000, **options})
+        writer.start(profile=profile)
+        channels = {}
+        if foreign is not None:
+            encoding, text, message_encoding = foreign
+            schema = writer.register_schema("nav2_msgs/action/Navigate_Feedback", encoding, text.encode())
+            channel = writer.register_channel(FEEDBACK, message_encoding, schema)
+            writer.add_message(channel, 0, b"\x00\x01\x00\x00what ever", 0)
+        for topic, kind, stamp, message in sorted(recording().messages, key=lambda m: m[2]):
+            if topic not in channels:
+                text = STORE.generate_msgdef(kind, ros_version=2)[0]
+                channels[topic] = writer.register_channel(
+                    topic, "cdr", writer.register_schema(kind, "ros2msg", text.encode())
+                )
+            nanoseconds = round(stamp * 1e9)
+            writer.add_message(channels[topic], nanoseconds, bytes(STORE.serialize_cdr(message, kind)), nanoseconds)
+        writer.finish()
+    return path
 
 
 def check_frames(sequence: RgbdSequence, depth_tolerance: float = 1e-3) -> None:

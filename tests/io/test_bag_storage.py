@@ -11,42 +11,23 @@ from pathlib import Path
 
 import pytest
 from mcap.writer import CompressionType, IndexType, Writer
-from recordings import COLOR, COUNT, DEPTH, STORE, Recording, check_frames, with_images, with_tf
+from recordings import (
+    COLOR,
+    COUNT,
+    DEPTH,
+    FEEDBACK,
+    STORE,
+    Recording,
+    check_frames,
+    recording,
+    write_mcap,
+)
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.typesys import Stores, get_typestore
 
 from chorus_core.io import bag_topics
 from chorus_core.io.bag_storage import RawMessage, open_bag
 from chorus_core.io.rgbd import SequenceError, open_sequence
-
-FEEDBACK = "/navigate/_action/feedback"
-
-
-def recording() -> Recording:
-    return with_tf(with_images())
-
-
-def write_mcap(path: Path, profile: str = "ros2", foreign: tuple[str, str, bytes] | None = None, **options) -> Path:
-    """The recording through mcap's own writer; ``foreign``: a channel's schema encoding, its text and its encoding."""
-    with path.open("wb") as stream:
-        writer = Writer(stream, **{"chunk_size": 4000, **options})
-        writer.start(profile=profile)
-        channels = {}
-        if foreign is not None:
-            encoding, text, message_encoding = foreign
-            schema = writer.register_schema("nav2_msgs/action/Navigate_Feedback", encoding, text.encode())
-            channel = writer.register_channel(FEEDBACK, message_encoding, schema)
-            writer.add_message(channel, 0, b"\x00\x01\x00\x00what ever", 0)
-        for topic, kind, stamp, message in sorted(recording().messages, key=lambda m: m[2]):
-            if topic not in channels:
-                text = STORE.generate_msgdef(kind, ros_version=2)[0]
-                channels[topic] = writer.register_channel(
-                    topic, "cdr", writer.register_schema(kind, "ros2msg", text.encode())
-                )
-            nanoseconds = round(stamp * 1e9)
-            writer.add_message(channels[topic], nanoseconds, bytes(STORE.serialize_cdr(message, kind)), nanoseconds)
-        writer.finish()
-    return path
 
 
 def all_messages(path: Path) -> list[RawMessage]:
@@ -153,6 +134,18 @@ def test_chunks_that_overlap_in_time_are_read_in_order(tmp_path):
         writer.finish()
     assert [m.log_time for m in all_messages(path)] == list(range(1, 10))
     assert [m.log_time for m in open_bag(path).messages({"/a"}, 3, 6)] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("share", [0.7, 0.8, 0.9])
+def test_cut_sqlite_is_read_as_far_as_it_goes(tmp_path, caplog, share):
+    path = next(recording().write(tmp_path / "bag", StoragePlugin.SQLITE3).glob("*.db3"))
+    whole, bytes_ = all_messages(path), path.read_bytes()
+    path.write_bytes(bytes_[: int(share * len(bytes_))])
+    bag = open_bag(path)
+    found = [m for m in bag.messages(bag.topics) if isinstance(m, RawMessage)]
+    assert 0 < len(found) < len(whole)
+    assert set(found) < set(whole)
+    assert ["read as far as it goes" in r.getMessage() for r in caplog.records] == [True]
 
 
 @pytest.fixture

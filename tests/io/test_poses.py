@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -51,6 +52,14 @@ def test_quaternion_order_is_xyzw_and_bad_ones_give_no_rotation():
     np.testing.assert_allclose(quarter @ [1, 0, 0, 1], [0, 1, 0, 1], atol=1e-12)
     assert np.isnan(matrix_from_pose((0, 0, 0), (0, 0, 0, 0))).any()
     assert np.isnan(matrix_from_pose((0, 0, 0), (0, 0, np.nan, 1))).any()
+    assert np.isnan(matrix_from_pose((0, 0, 0), (0, 0, np.inf, 1))).any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_quaternions_of_any_length():
+    quarter = matrix_from_pose((0, 0, 0), (0, 0, 1, 1))
+    for length in (1e-5, 1e200, 1e307):
+        np.testing.assert_allclose(matrix_from_pose((0, 0, 0), (0, 0, length, length)), quarter, atol=1e-12)
 
 
 def test_trajectory_agrees_with_pairwise_interpolation_and_leaves_gaps():

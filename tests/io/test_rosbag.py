@@ -224,6 +224,19 @@ def test_zero_calibration(tmp_path):
         open_sequence(recording.write(tmp_path / "bag"))
 
 
+def test_region_of_interest_gives_the_rays_of_the_whole_sensor(tmp_path):
+    """The driver sends the middle of a sensor of twice the size: K is of the sensor, the images are of the region."""
+    recording = with_tf(with_images())
+    for n, (topic, kind, stamp, message) in enumerate(recording.messages):
+        if topic == INFO:
+            message.width, message.height = 2 * WIDTH, 2 * HEIGHT
+            message.k = np.array([30.0, 0, 15.5 + WIDTH / 2, 0, 31, 11.5 + HEIGHT / 2, 0, 0, 1])
+            message.roi.x_offset, message.roi.y_offset = WIDTH // 2, HEIGHT // 2
+            message.roi.width, message.roi.height = WIDTH, HEIGHT
+            recording.messages[n] = (topic, kind, stamp, message)
+    check_frames(open_sequence(recording.write(tmp_path / "bag")))
+
+
 def test_bad_transforms_are_counted_not_fatal(tmp_path):
     recording = with_tf(with_images())
     broken = tf(stamp_of(1.2), "odom", "base_link", np.eye(4))
