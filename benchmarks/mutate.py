@@ -34,7 +34,7 @@ from mutations import mutate
 from readers import Reader, all_readers, documented, files_of
 
 SLOW, LARGE = 5.0, 256 << 20
-"""Seconds and bytes that a damaged file of some kilobytes may take beyond those of the whole one."""
+"""Seconds of the processor and bytes that a damaged file of some kilobytes may take beyond those of the whole one."""
 
 ADDRESS_SPACE = 8 << 30
 """Bytes that a read may reserve beyond what the process has: a header must not ask for more than the file holds."""
@@ -68,10 +68,10 @@ def attempt(reader: Reader, folder: Path, mutation: str, usual: tuple[float, int
     """Read a damaged input.
 
     Args:
-        usual: seconds and bytes that the whole one takes.
+        usual: seconds of the processor and bytes that the whole one takes.
     """
     _reset_peak()
-    before, began = _resident(), time.perf_counter()
+    before, began = _resident(), time.process_time()
     try:
         reader.read(folder)
         kind, detail = "accepted", ""
@@ -79,7 +79,7 @@ def attempt(reader: Reader, folder: Path, mutation: str, usual: tuple[float, int
         if isinstance(error, KeyboardInterrupt):
             raise
         kind, detail = _judge(error)
-    seconds, growth = time.perf_counter() - began - usual[0], _peak() - before - usual[1]
+    seconds, growth = time.process_time() - began - usual[0], _peak() - before - usual[1]
     if kind in ("accepted", "refused") and (seconds > SLOW or growth > LARGE):
         kind = "slow" if seconds > SLOW else "large"
         detail = f"{seconds:.1f} s, {growth >> 20} MiB; {detail}"
@@ -142,13 +142,13 @@ def _work(reader: Reader, whole: Path, seed: int, numbers: range, pipe: Connecti
 
 
 def _cost(reader: Reader, folder: Path) -> tuple[float, int]:
-    """Seconds and bytes that the whole input takes."""
+    """Seconds of the processor and bytes that the whole input takes."""
     for _ in range(2):  # the first time imports things
         _reset_peak()
-        before, began = _resident(), time.perf_counter()
+        before, began = _resident(), time.process_time()
         with contextlib.suppress(ValueError):  # weights of another model are refused
             reader.read(folder)
-        cost = time.perf_counter() - began, _peak() - before
+        cost = time.process_time() - began, _peak() - before
     return cost
 
 

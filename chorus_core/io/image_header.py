@@ -65,11 +65,20 @@ def _parse(content: bytes) -> ImageHeader:
 
 
 def _png(content: bytes) -> ImageHeader:
-    """The first chunk (PNG, section 11.2.2). Deflate packs 1032 to 1 at best, so few bytes cannot hold many pixels."""
+    """The first chunk (PNG, section 11.2.2). Deflate packs 1032 to 1 at best, so few bytes cannot hold many pixels.
+
+    The lengths of all chunks (section 5.3) are looked at, too: a decoder allocates what they say.
+    """
     width, height, bits, color_type = struct.unpack_from(">IIBB", content, 16)
     row = width * bits * _PNG_CHANNELS.get(color_type, 1) // 8
     if width * height <= MAX_PIXELS and row * height > _DEFLATE * len(content):
         raise ImageError(f"png image of {width}x{height} in {len(content)} bytes: damaged or cut short")
+    at, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content, at) if at + 8 <= len(content) else (len(content), b"")
+        at += length + 12
+        if at > len(content):
+            raise ImageError(f"png image of {width}x{height} in {len(content)} bytes: damaged or cut short")
     return ImageHeader("png", width, height)
 
 

@@ -38,6 +38,14 @@ def test_a_png_that_is_all_of_one_colour_is_no_bomb():
         image_header(content[: len(content) // 2])
 
 
+def test_a_png_chunk_that_is_longer_than_the_file():
+    """OpenCV takes as much memory as it says: half a gigabyte for this one."""
+    content = bytearray(cv2.imencode(".png", COLOR)[1].tobytes())
+    content[content.index(b"IDAT") - 4] |= 0x20
+    with pytest.raises(ImageError, match=r"png image of 37x24 in \d+ bytes: damaged or cut short"):
+        image_header(bytes(content))
+
+
 def test_pnm_with_a_comment():
     assert image_header(b"P5 # by hand\n# 1 2\n37 # wide\n24\n255\n" + bytes(37 * 24)) == ImageHeader("pnm", 37, 24)
 
