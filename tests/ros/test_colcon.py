@@ -34,30 +34,49 @@ def copy_sources(repository: Path, target: Path) -> None:
             shutil.copy2(source, copy)
 
 
-@pytest.fixture(scope="module")
-def install_space(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`colcon build --base-paths . msg` on a copy of the checkout; the install folder."""
-    folder = tmp_path_factory.mktemp("workspace")
-    sources = folder / "src"
-    copy_sources(repository, sources)
+def colcon(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """colcon in a folder, with nothing of the user's configuration."""
     prefix = Path(sys.prefix)
     environment = os.environ | {
         "PATH": os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", ""))),
         "AMENT_PREFIX_PATH": os.pathsep.join(filter(None, (str(prefix), os.environ.get("AMENT_PREFIX_PATH")))),
         "COLCON_HOME": str(folder / "colcon"),
     }
-    command = [
-        *(sys.executable, "-c", "import sys; from colcon_core.command import main; sys.exit(main())"),
-        *("--log-base", str(folder / "log"), "build", "--base-paths", ".", "msg"),
+    command = [sys.executable, "-c", "import sys; from colcon_core.command import main; sys.exit(main())", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def install_space(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`colcon build` in a copy of the checkout; the install folder."""
+    folder = tmp_path_factory.mktemp("workspace")
+    sources = folder / "src"
+    copy_sources(repository, sources)
+    arguments = [
+        *("--log-base", str(folder / "log"), "build"),
         *("--build-base", str(folder / "build"), "--install-base", str(folder / "install")),
         *("--cmake-args", f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF"),
     ]
     if importlib.util.find_spec("ros_wheels_bootstrapper"):  # ROS from wheels
-        command.append(f"-DCMAKE_PROJECT_INCLUDE={sources / 'scripts' / 'wheel_targets.cmake'}")
-    done = subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+        arguments.append(f"-DCMAKE_PROJECT_INCLUDE={sources / 'scripts' / 'wheel_targets.cmake'}")
+    done = colcon(sources, *arguments)
     assert "2 packages finished" in done.stdout + done.stderr
     return folder / "install"
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["without the link", "with the link"])
+def test_packages_of_a_workspace(repository: Path, tmp_path: Path, linked: bool) -> None:
+    """The checkout below src/: colcon stops at the root's package.xml, which is why the README has a link made."""
+    checkout = tmp_path / "src" / "chorus_ros"
+    for name in ("package.xml", "setup.py", "setup.cfg", "msg/package.xml", "msg/CMakeLists.txt"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(repository / name, checkout / name)
+    if linked:
+        (tmp_path / "src" / "chorus_msgs").symlink_to("chorus_ros/msg")
+    found = colcon(tmp_path, "--log-base", "log", "list", "--names-only").stdout.split()
+    assert found == (["chorus_msgs", "chorus_ros"] if linked else ["chorus_ros"])
 
 
 def test_node_executables(install_space: Path) -> None:
