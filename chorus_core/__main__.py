@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -53,6 +54,8 @@ def build_map(arguments: argparse.Namespace, config: Config) -> None:
 
 def encode_scene(arguments: argparse.Namespace, config: Config) -> None:
     """A scene of any form to a labelled map (``.ply``), or to the bare features of its rows (``.safetensors``)."""
+    if arguments.grid is not None and not 0 < arguments.grid < math.inf:
+        raise ValueError(f"--grid {arguments.grid:g}: expected metres above 0")
     scene = load_any_scene(arguments.path, arguments.drop_bad or arguments.drop_outliers)
     points = isinstance(scene.content, PointCloud)
     default = arguments.path.with_suffix(".features.safetensors" if points else ".chorus.ply")

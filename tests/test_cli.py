@@ -112,6 +112,10 @@ def test_points_are_encoded_by_a_point_model(tmp_path: Path, capsys: pytest.Capt
         (["encode", str(cloud)], "the model reads Gaussians|channels"),
         (["encode", str(cloud), "-o", str(tmp_path / "map.ply"), *points], "holds points"),
         (["encode", str(cloud), "-o", str(tmp_path / "map.txt"), *points], "expected NAME.ply"),
+        *(
+            (["encode", str(cloud), "--grid", size, *points], "--grid .*: expected metres above 0")
+            for size in ("0", "nan")
+        ),
         (["encode", str(cloud), "--head", "dino", *points], "--head dino: the model has gen, lang, obj, or none"),
     ):
         assert main(wrong) == 2
