@@ -58,7 +58,8 @@ class BagIndex:
         self.pose_types = pose_topics(types, wanted)
         self.buffer = TransformBuffer(history=math.inf, max_gap=max_gap)
         self.poses: dict[str, list[PoseSample]] = {t: [] for t, kind in self.pose_types.items() if kind != TF}
-        self.images: dict[str, list[MessageKey]] = {self.topics.color: [], self.topics.depth: []}
+        # keys in the order of recording
+        self.images: dict[str, dict[MessageKey, None]] = {self.topics.color: {}, self.topics.depth: {}}
         self.info_stamps: list[float] = []
         self.infos: list[Any] = []
         self.frame_ids: dict[str, str] = {}
@@ -72,7 +73,9 @@ class BagIndex:
     def add(self, topic: str, log_time: int, message: Any) -> None:
         """Take in one message."""
         if topic in self.images:
-            self.images[topic].append(MessageKey(topic, log_time, nanoseconds(message)))
+            key = MessageKey(topic, log_time, nanoseconds(message))
+            self.dropped["message recorded twice"] += key in self.images[topic]
+            self.images[topic][key] = None
             self.frame_ids.setdefault(topic, message.header.frame_id)
         elif topic == self.topics.camera_info:
             self._add_info(message)

@@ -97,8 +97,7 @@ class RosbagSequence(SequenceBase):
     def _frames(self) -> Iterator[RgbdFrame | SequenceError]:
         """One pass over the file; a frame is decoded when both of its messages have come."""
         wanted = {key: (n, role) for n, p in enumerate(self._pairs) for role, key in enumerate((p.color, p.depth))}
-        waiting: dict[int, dict[int, Any]] = {}
-        complete: dict[int, list[Any]] = {}
+        parts: dict[int, dict[int, Any]] = {}
         due = 0
         for topic, log_time, message in messages(self._bag, {self.topics.color, self.topics.depth}):
             if isinstance(message, SequenceError):
@@ -106,25 +105,32 @@ class RosbagSequence(SequenceBase):
             number, role = wanted.pop(MessageKey(topic, log_time, nanoseconds(message)), (None, None))
             if number is None:
                 continue
-            parts = waiting.setdefault(number, {})
-            parts[role] = message
-            if len(parts) == 2:
-                del waiting[number]
-                complete[number] = [parts[0], parts[1]]
-            while due in complete:
-                try:
-                    frame: RgbdFrame | SequenceError = self._frame(self._pairs[due], *complete.pop(due))
-                except SequenceError as error:
-                    frame = error
+            parts.setdefault(number, {})[role] = message
+            while len(parts.get(due, ())) == 2:
+                yield self._frame_or_error(due, parts.pop(due))
                 due += 1
-                yield frame
+        for number in range(due, len(self._pairs)):  # a message could be read when the bag was opened, but not now
+            yield self._frame_or_error(number, parts.pop(number, {}))
+
+    def _frame_or_error(self, number: int, parts: dict[int, Any]) -> RgbdFrame | SequenceError:
+        pair = self._pairs[number]
+        if len(parts) < 2:
+            return SequenceError(
+                f"{self.path}: the messages at {pair.depth.stamp * 1e-9:.6f} s cannot be read any more"
+            )
+        try:
+            return self._frame(pair, parts[0], parts[1])
+        except SequenceError as error:
+            return error
 
     def _scan(self, wanted: BagOptions) -> BagIndex:
         types = {topic.name: topic.type for topic in self._bag.topics.values()}
         try:
             index = BagIndex(types, wanted, look_at_images(self._bag))
         except SequenceError as error:
-            raise SequenceError(f"{self.path}: {error}") from error
+            foreign = ", ".join(f"{topic} ({encoding})" for topic, encoding in sorted(self._bag.foreign.items()))
+            others = f"; not read, for their serialization: {foreign}" if foreign else ""
+            raise SequenceError(f"{self.path}: {error}{others}") from error
         progress = tqdm(desc=f"indexing {self.path.name}", unit=" messages", leave=False, disable=None)
         with progress:
             for topic, log_time, message in messages(self._bag, index.relevant()):
@@ -138,7 +144,7 @@ class RosbagSequence(SequenceBase):
 
     def _pair(self, index: BagIndex, slop: float) -> list[_Pair]:
         """Frames in order of their stamps; counts those without partner or pose."""
-        colors, depths = index.images[self.topics.color], index.images[self.topics.depth]
+        colors, depths = ([*index.images[topic]] for topic in (self.topics.color, self.topics.depth))
         # seconds since the first stamp: float64 seconds since 1970 would leave 0.2 microseconds, and this costs nothing
         start = min((key.stamp for key in (*colors, *depths)), default=0)
         stamps = [np.array([(key.stamp - start) * 1e-9 for key in keys]) for keys in (colors, depths)]
@@ -175,15 +181,20 @@ class RosbagSequence(SequenceBase):
         raise SequenceError(f"{self.path}: the message of {key.topic} at {key.stamp * 1e-9:.6f} s is gone")
 
     def _warn_of_doubts(self, index: BagIndex) -> None:
-        topics, frames = self.topics, index.frame_ids
+        topics = self.topics
         if topics.doubt:
             _log.warning("%s: %s", self.path, topics.doubt)
-        for other, taken in (
-            (topics.depth, "depth is taken as registered to colour"),
-            (topics.camera_info, "it is taken as the calibration of colour"),
-        ):
-            if frames.get(topics.color) != frames.get(other):
-                _log.warning(
-                    "%s is in frame %s, %s in %s: %s all the same",
-                    *(topics.color, frames.get(topics.color), other, frames.get(other), taken),
-                )
+        color, depth, info = (
+            index.frame_ids.get(topic, "").removeprefix("/")
+            for topic in (topics.color, topics.depth, topics.camera_info)
+        )
+        if color != depth:
+            _log.warning(
+                "%s is in frame %s, %s in %s: depth is taken as registered to colour all the same",
+                *(topics.color, color or "''", topics.depth, depth or "''"),
+            )
+        if color and info and color != info:
+            _log.warning(
+                "%s is in frame %s, %s in %s: it is taken as the calibration of colour all the same",
+                *(topics.color, color, topics.camera_info, info),
+            )

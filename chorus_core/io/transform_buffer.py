@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from threading import Lock
@@ -73,7 +74,7 @@ class TransformBuffer:
         self._tolerance = tolerance
         self._max_gap = max_gap
         self._edges: dict[str, dict[str, _Edge]] = {}  # by child, then by parent
-        self._above: dict[str, tuple[str, ...]] = {}  # ancestors by frame, until there is a new edge
+        self._above: dict[str, dict[str, None]] = {}  # ancestors (keys, in order) by frame, until there is a new edge
         self._lock = Lock()
 
     def set_transform(
@@ -122,11 +123,11 @@ class TransformBuffer:
             raise TransformError(f"lookup of {target!r} from {source!r} at stamp {stamp}: expected finite seconds")
         with self._lock:
             above_source, above_target = self._ancestors(source), self._ancestors(target)
-            if not set(above_source) & set(above_target):
+            if above_source.keys().isdisjoint(above_target):
                 raise TransformError(self._not_connected(target, source))
             failures: list[TransformError] = []
-            from_source = self._climb(source, stamp, set(above_target), failures)
-            from_target = self._climb(target, stamp, set(above_source), failures)
+            from_source = self._climb(source, stamp, above_target, failures)
+            from_target = self._climb(target, stamp, above_source, failures)
             ancestor = next((frame for frame in from_source if frame in from_target), None)
             if ancestor is None:
                 raise failures[0]
@@ -171,7 +172,7 @@ class TransformBuffer:
             TransformError: the parents form a loop.
         """
         with self._lock:
-            return self._ancestors(_frame_name(frame))
+            return tuple(self._ancestors(_frame_name(frame)))
 
     def fixed_frame(self, frame: str) -> str:
         """The lowest ancestor of a frame above which nothing moves; the frame's root where nothing moves at all.
@@ -233,9 +234,9 @@ class TransformBuffer:
             chain.append(self._main_edge(chain[-1]).parent)
         return chain
 
-    def _ancestors(self, frame: str) -> tuple[str, ...]:
+    def _ancestors(self, frame: str) -> dict[str, None]:
         if frame not in self._above:
-            above = {frame: None}  # a set in order
+            above = {frame: None}
             for child in (queue := [frame]):
                 new = [parent for parent in self._edges.get(child, ()) if parent not in above]
                 above.update(dict.fromkeys(new))
@@ -244,19 +245,21 @@ class TransformBuffer:
                 TopologicalSorter({child: [*self._edges.get(child, ())] for child in above}).prepare()
             except CycleError as error:
                 raise TransformError(f"frames form a loop: {' -> '.join(reversed(error.args[1]))}") from error
-            self._above[frame] = tuple(above)
+            self._above[frame] = above
         return self._above[frame]
 
     def _climb(
-        self, frame: str, stamp: float, goals: set[str], failures: list[TransformError]
+        self, frame: str, stamp: float, goals: Container[str], failures: list[TransformError]
     ) -> dict[str, np.ndarray]:
         """ancestor_from_frame at a stamp for the frame and its ancestors, nearest first, up to the first of goals."""
         reached = {frame: np.eye(4)}
         for child in (queue := [frame]):
             if child in goals:
                 continue
-            # the parent that was named last before the stamp goes first
-            for edge in sorted(self._edges.get(child, {}).values(), key=lambda e: -_last_before(e, stamp)):
+            edges = list(self._edges.get(child, {}).values())
+            if len(edges) > 1:  # the parent that was named last before the stamp goes first
+                edges.sort(key=lambda edge: -_last_before(edge, stamp))
+            for edge in edges:
                 if edge.parent in reached:
                     continue
                 try:

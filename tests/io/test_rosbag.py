@@ -31,10 +31,12 @@ from recordings import (
     tf,
     with_images,
     with_tf,
+    write_mcap,
 )
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from chorus_core.__main__ import main
+from chorus_core.io.bag_topics import CAMERA_INFO
 from chorus_core.io.gaussian_ply import load_gaussians
 from chorus_core.io.rgbd import BagOptions, RgbdSequence, SequenceError, open_sequence
 from chorus_core.io.rosbag import RosbagSequence
@@ -176,6 +178,41 @@ def test_messages_recorded_out_of_order(tmp_path):
     recording = with_tf(with_images())
     recording.messages = [(t, k, s + 0.5 * (t == DEPTH), m) for t, k, s, m in recording.messages]
     check_frames(open_sequence(recording.write(tmp_path / "bag")))
+
+
+def test_messages_recorded_twice(tmp_path):
+    """Two recorders, whose bags were merged: each frame once."""
+    recording = with_tf(with_images())
+    recording.messages += [m for m in recording.messages if m[0] in (COLOR, DEPTH)]
+    sequence = open_sequence(recording.write(tmp_path / "bag"))
+    check_frames(sequence)
+    assert sequence.dropped == {"message recorded twice": 2 * COUNT}
+
+
+def test_file_that_is_damaged_after_it_was_opened(tmp_path):
+    """A part of the frames is gone: the others come, in order, and those are counted."""
+    path = write_mcap(tmp_path / "bag.mcap")
+    sequence = open_sequence(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3])
+    stamps = [frame.stamp for frame in sequence]
+    assert stamps == sorted(stamps) and 0 < len(stamps) < COUNT
+    assert sequence.dropped == {"damaged": COUNT - len(stamps)}
+
+
+def test_calibration_of_another_camera_is_said(tmp_path, caplog):
+    recording = with_tf(with_images())
+    for _, kind, _, message in recording.messages:
+        if kind == CAMERA_INFO:
+            message.header.frame_id = "back_optical"
+    check_frames(open_sequence(recording.write(tmp_path / "bag")))
+    assert "camera_info in back_optical: it is taken as the calibration of colour all the same" in caplog.text
+
+
+def test_topics_of_another_serialization_are_named(tmp_path):
+    path = write_mcap(tmp_path / "bag.mcap", foreign=("jsonschema", "{}", "json"))
+    with pytest.raises(SequenceError, match=r"'/none' has no messages: .*; not read, .*: /navigate/.* \(json\)"):
+        open_sequence(path, BagOptions(color="/none"))
 
 
 def test_damaged_messages_are_dropped_and_counted(tmp_path):
