@@ -90,35 +90,38 @@ def connected_robot() -> Iterator[Robot]:
         robot.destroy_node()
 
 
-def drive(robot: Robot, rate: float, seconds: float, delay: float, lost: float) -> int:
-    """Frames at ``rate`` with transforms ``delay`` s late; none of those of ``lost`` s in the middle comes at all."""
-    period, due, sent = 1 / rate, [], 0
+def drive(robot: Robot, rate: float, tf_rate: float, seconds: float, delay: float, lost: float) -> int:
+    """Frames, and transforms ``delay`` s late; none of those of ``lost`` s in the middle comes at all."""
+    due, sent, posed = [], 0, 0
     gap = ((seconds - lost) / 2, (seconds + lost) / 2)
     began = time.monotonic()
-    while (now := time.monotonic() - began) < seconds + delay + 0.2:
-        if now < seconds and now >= sent * period:
-            stamp = time.time_ns()
+    while (now := time.monotonic() - began) < seconds + delay + 1 / tf_rate + 0.2:
+        stamp = time.time_ns()
+        if now < seconds and now >= sent / rate:
             robot.send_frame(stamp)
-            if not (lost and gap[0] <= now < gap[1]):
-                due.append((now + delay, stamp))
             sent += 1
+        if now >= posed / tf_rate:
+            posed += 1
+            if not gap[0] <= now < gap[1]:
+                due.append((now + delay, stamp))
         while due and due[0][0] <= now:
             robot.send_pose(due.pop(0)[1])
         time.sleep(0.001)
     return sent
 
 
-def measure(rate: float, seconds: float, delay: float, lost: float, log: Path) -> dict[str, Any]:
+def measure(rate: float, tf_rate: float, seconds: float, delay: float, lost: float, log: Path) -> dict[str, Any]:
     """A row: frames sent, mapped and dropped, and the last that was said of poses."""
     # Nothing is encoded: what is measured is the way of a frame into the map.
     with running_node(log, **{"map.voxel_size": 0.05, "encoder.min_gaussians": 10**9}), connected_robot() as robot:
         time.sleep(1.0)
-        sent = drive(robot, rate, seconds, delay, lost)
+        sent = drive(robot, rate, tf_rate, seconds, delay, lost)
         time.sleep(2.5)  # the last report
         status = robot.status
     drops = dict(zip(status.drop_causes, map(int, status.drop_counts), strict=True))
     return {
         "rate (Hz)": rate,
+        "TF rate (Hz)": tf_rate,
         "TF late by (s)": delay,
         "TF lost for (s)": lost,
         "sent": sent,
@@ -131,6 +134,7 @@ def measure(rate: float, seconds: float, delay: float, lost: float, log: Path) -
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--rate", type=float, default=30.0)
+    options.add_argument("--tf-rate", type=float, default=30.0)
     options.add_argument("--seconds", type=float, default=6.0)
     options.add_argument("--delays", type=float, nargs="+", default=[0.0, 0.25, 0.4])
     options.add_argument("--lost", type=float, default=0.0, help="seconds in the middle without any transform")
@@ -139,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rclpy.init()
     with tempfile.TemporaryDirectory() as folder:
         rows = [
-            measure(parsed.rate, parsed.seconds, delay, parsed.lost, Path(folder) / "node.log")
+            measure(parsed.rate, parsed.tf_rate, parsed.seconds, delay, parsed.lost, Path(folder) / "node.log")
             for delay in parsed.delays
         ]
     publish("frames with late poses", rows, torch.device("cpu"), parsed.out)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -116,6 +117,14 @@ class CameraInput:
     def clear(self, cause: str) -> None:
         """Let go of the frames that wait, and count them under ``cause``."""
         self._room.clear(cause)
+
+    def statuses(self, now: float, patience: float) -> list[DiagnosticStatus]:
+        """Rates and staleness of the inputs; one camera info is enough, however long ago it came."""
+        statuses = [monitor.status(now, patience) for monitor in self.monitors.values()]
+        info = statuses[-1]
+        if info.level == DiagnosticStatus.STALE and self._calibrations.known:
+            info.level, info.message = DiagnosticStatus.OK, f"{info.message}, the last one holds"
+        return statuses
 
     def silent(self) -> list[Input]:
         """Inputs on which nothing has arrived yet."""

@@ -48,7 +48,8 @@ class PairingMonitor:
             return make_status(self.name, DiagnosticStatus.OK, f"{self._pairs} pairs of colour and depth", values)
         message = (
             f"no frame has paired for {now - since:.0f} s: stamps of {skew.behind} lie {skew.nanoseconds * 1e-9:.3f} s "
-            f"behind those of {skew.ahead} at the nearest, sync.tolerance is {self._tolerance:g} s"
+            f"behind those of {skew.ahead} at the nearest, sync.tolerance is {self._tolerance:g} s "
+            "(images that arrive late need a larger sync.depth)"
         )
         return make_status(self.name, DiagnosticStatus.WARN, message, values)
 

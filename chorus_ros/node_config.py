@@ -69,9 +69,14 @@ class SyncConfig:
     depth: int = option(10, "messages of each stream that wait for their partners at most", ge=1, le=1000)
     pose_wait: float = option(0.5, "seconds a frame waits for its pose at most", ge=0.0, le=60.0)
     wait_mib: int = option(
-        256, "MiB of images that wait for their pose at most; 0.5 s of 1080p at 30 Hz are 150", ge=1, le=65536
+        256,
+        "MiB of images that wait, for their pose or their turn, at most; 0.5 s of 1080p at 30 Hz are 150",
+        ge=1,
+        le=65536,
     )
-    frames: int = option(10, "frames with a pose that wait for integration at most", ge=1, le=1000)
+    frames: int = option(
+        10, "frames with a pose, and older than pose_wait, that wait for integration at most", ge=1, le=1000
+    )
     pose_history: float = option(10.0, "seconds of poses kept", gt=0.0, le=600.0)
 
 

@@ -73,7 +73,7 @@ class BagSource:
                 node.get_logger().warning(f"{topic.name} is left out: no package for {topic.type}")
                 continue
             profile = qos.TF_STATIC if topic.name == "/tf_static" else qos.STREAM
-            self._publishers[topic.name] = node.create_publisher(kind, topic.name, profile)
+            self._publishers[topic.name] = node.create_publisher(kind, topic.name, **qos.overridable(profile))
         self.camera = [p for p in self._publishers.values() if p.msg_type in (Image, CompressedImage)]
 
     def __iter__(self) -> Iterator[Step]:

@@ -62,9 +62,13 @@ class StatusReport:
         self._advice.silence(self._camera.silent(), now, self._node.count_publishers)
         self._advice.health(health, now)
         self._advice.failures(status)
-        monitors = (*self._camera.monitors.values(), self._integrator.monitor)
-        parts = [m.status(now, self._patience) for m in monitors]
-        parts += [*health, self._drop_monitor.status(drops), diagnostics.map_status(status)]
+        parts = self._camera.statuses(now, self._patience)
+        parts += [
+            self._integrator.monitor.status(now, self._patience),
+            *health,
+            self._drop_monitor.status(drops),
+            diagnostics.map_status(status),
+        ]
         name = self._node.get_fully_qualified_name()
         self._diagnostics_out.publish(diagnostics.diagnostic_array(stamp, name, parts))
 

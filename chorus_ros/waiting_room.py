@@ -24,17 +24,18 @@ class _Waiting(Generic[T]):
 class WaitingRoom(Generic[T, P]):
     """Frames that wait for their pose, then for their turn. Safe to use from several threads.
 
-    The two waits have bounds of their own, because they have different reasons: a pose is as late as its source is,
-    however fast the camera, so frames without one are bounded by time and by bytes; frames with one pile up when
-    integration is slower than the camera, and are bounded in number.
+    The two waits have bounds of their own, because they have different reasons. A pose is as late as its source is,
+    however fast the camera: frames without one are bounded by time. Frames with one pile up when integration is slower
+    than the camera: they are bounded in number, but not before the time is up in which a pose may come, because a
+    source slower than the camera gives many frames theirs at once. Bytes bound both.
 
-    Causes counted: ``overflow_waiting`` when the bytes are used up and ``overflow_frame`` when too many have a pose
-    (the oldest leaves), and whatever ``expired`` names when the wait for a pose was over.
+    Causes counted (the oldest leaves): ``overflow_waiting`` and ``overflow_frame`` for a frame without and with a pose,
+    and whatever ``expired`` names when the wait for a pose was over.
 
     Args:
         timeout: seconds a frame waits for its pose at most.
-        max_bytes: bytes of frames that wait for a pose at most; the newest frame may always wait.
-        depth: frames with a pose that wait for integration at most.
+        max_bytes: bytes of all frames at most; the newest frame may always wait.
+        depth: frames with a pose at most that came longer ago than ``timeout``.
         drops: where drops are counted.
         expired: given a frame whose wait was over and the time it came; names the cause.
     """
@@ -50,7 +51,7 @@ class WaitingRoom(Generic[T, P]):
         self._drops = drops
         self._expired = expired
         self._waiting: deque[_Waiting[T]] = deque()
-        self._ready: deque[tuple[T, P]] = deque()
+        self._ready: deque[tuple[_Waiting[T], P]] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -60,15 +61,14 @@ class WaitingRoom(Generic[T, P]):
 
     def push(self, item: T, size: int, now: float) -> None:
         """Let a frame of ``size`` bytes in; ``now`` is in seconds on any monotonic clock, the same for all calls."""
-        overflow = 0
         with self._lock:
             self._waiting.append(_Waiting(item, size, now))
             self._bytes += size
+            while self._bytes > self._max_bytes and self._ready:
+                self._drop_ready()
             while self._bytes > self._max_bytes and len(self._waiting) > 1:
                 self._bytes -= self._waiting.popleft().size
-                overflow += 1
-        if overflow:
-            self._drops.add("overflow_waiting", overflow)
+                self._drops.add("overflow_waiting")
 
     def pop(self, find: Callable[[T, float], P | None], now: float) -> tuple[T, P] | None:
         """The oldest frame with a pose, and that pose.
@@ -79,7 +79,13 @@ class WaitingRoom(Generic[T, P]):
         """
         self._settle(find, now)
         with self._lock:
-            return self._ready.popleft() if self._ready else None
+            while len(self._ready) > self._depth and now - self._ready[0][0].since > self._timeout:
+                self._drop_ready()
+            if not self._ready:
+                return None
+            entry, found = self._ready.popleft()
+            self._bytes -= entry.size
+            return entry.item, found
 
     def clear(self, cause: str) -> None:
         """Let everything go and count it under ``cause``."""
@@ -97,30 +103,25 @@ class WaitingRoom(Generic[T, P]):
             waiting = tuple(self._waiting)
         for entry in waiting:
             found = find(entry.item, now - entry.since)
-            if found is not None:
-                self._advance(entry, found)
-            elif now - entry.since > self._timeout and self._remove(entry):
-                self._drops.add(self._expired(entry.item, entry.since))
+            if found is None and now - entry.since <= self._timeout:
+                continue
+            with self._lock:
+                if not self._take(entry):
+                    continue
+                if found is not None:
+                    self._ready.append((entry, found))
+                    continue
+                self._bytes -= entry.size
+            self._drops.add(self._expired(entry.item, entry.since))
 
-    def _advance(self, entry: _Waiting[T], found: P) -> None:
-        overflow = False
-        with self._lock:
-            if self._take(entry):
-                self._ready.append((entry.item, found))
-                if overflow := len(self._ready) > self._depth:
-                    self._ready.popleft()
-        if overflow:
-            self._drops.add("overflow_frame")
-
-    def _remove(self, entry: _Waiting[T]) -> bool:
-        with self._lock:
-            return self._take(entry)
+    def _drop_ready(self) -> None:
+        self._bytes -= self._ready.popleft()[0].size
+        self._drops.add("overflow_frame")
 
     def _take(self, entry: _Waiting[T]) -> bool:
-        """Whether the entry was still there, with the lock held: another thread may have pushed it out meanwhile."""
+        """Whether the entry was still waiting: another thread may have pushed it out meanwhile."""
         for index, candidate in enumerate(self._waiting):
             if candidate is entry:
                 del self._waiting[index]
-                self._bytes -= entry.size
                 return True
         return False
