@@ -23,7 +23,14 @@ from tqdm import tqdm
 
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.documents import read_json
-from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, layout_on, prepare_images, write_embedded
+from chorus_core.teachers.embedded import (
+    EmbeddedConfig,
+    EmbeddedNet,
+    build_net,
+    layout_on,
+    prepare_images,
+    write_embedded,
+)
 from training.language import LanguageTargets
 from training.metrics import confusion, summarize
 from training.progress import Progress
@@ -159,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{a.scenes}: no training rooms with views; training.scenes.generate --keep-views makes them")
     steps = a.steps or (1_000_000 if a.seconds else TeachConfig.steps)
     config = TeachConfig(steps=steps, seconds=a.seconds, pairs=a.pairs, seed=a.seed)
-    trainer = TeacherTrainer(EmbeddedNet(EmbeddedConfig()), config, bank, trained, device)
+    trainer = TeacherTrainer(build_net(EmbeddedConfig()), config, bank, trained, device)
     log: list[dict[str, float]] = []
     recent: list[dict[str, Tensor]] = []
     began = time.perf_counter()

@@ -15,6 +15,7 @@ from chorus_core.teachers.embedded import (
     EmbeddedConfig,
     EmbeddedNet,
     EmbeddedTeacher,
+    build_net,
     load_embedded,
     prepare_images,
     write_embedded,
@@ -35,7 +36,7 @@ def images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
 def net() -> EmbeddedNet:
     """Random weights, with running statistics of its own."""
     torch.manual_seed(0)
-    made = EmbeddedNet(SMALL).train()
+    made = build_net(SMALL).train()
     with torch.no_grad():
         made(prepare_images(images(4, 48, 64), 48))
     return made.eval()

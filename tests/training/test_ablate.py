@@ -21,7 +21,7 @@ from dataclasses import replace
 from plane import POSES, pose, quadrant, write_room
 
 from chorus_core.encoder import ChorusModel, write_model
-from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, write_embedded
+from chorus_core.teachers.embedded import EmbeddedConfig, build_net, write_embedded
 from training import ablate
 from training.ablate import DIRECT, ROWS, draw, markdown, run_name, unseen_of
 from training.evaluation.few_views import few_view_rooms, lift_directly
@@ -144,7 +144,7 @@ def test_rows_are_evaluated_on_the_same_rooms(
     teacher = EmbeddedConfig(
         {"lang": DIM}, stem=8, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1), pyramid=8, hidden=8, height=120
     )
-    write_embedded(tmp_path / "teacher", EmbeddedNet(teacher), {"name": "little"})
+    write_embedded(tmp_path / "teacher", build_net(teacher), {"name": "little"})
     rows = ["language", "the same, points"]
     for row, channels in zip(rows, (11, 9), strict=True):
         model = ChorusModel(replace(TINY, in_channels=channels, heads={"lang": DIM}))

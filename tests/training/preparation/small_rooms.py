@@ -14,7 +14,7 @@ from chorus_core.frames import CameraIntrinsics
 from chorus_core.gaussians import Gaussians
 from chorus_core.rendering import View, render
 from chorus_core.teachers.base import Teacher
-from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, write_embedded
+from chorus_core.teachers.embedded import EmbeddedConfig, build_net, write_embedded
 from training.preparation.initial import isotropic
 from training.scenes.instance import Instance
 from training.scenes.scene_file import save_scene
@@ -86,5 +86,5 @@ def write_teacher(folder: Path, seed: int = 0) -> Path:
     config = EmbeddedConfig(
         heads={"lang": 8, "gen": 4}, stem=4, widths=(4, 4, 4, 4), depths=(1, 1, 1, 1), pyramid=8, hidden=8, height=48
     )
-    write_embedded(folder, EmbeddedNet(config), {"name": "tiny"})
+    write_embedded(folder, build_net(config), {"name": "tiny"})
     return folder

@@ -10,7 +10,7 @@ import torch
 from plane import CATEGORIES, write_room
 from small_bank import DIM
 
-from chorus_core.teachers.embedded import EmbeddedConfig, EmbeddedNet, load_embedded
+from chorus_core.teachers.embedded import EmbeddedConfig, build_net, load_embedded
 from training import teach
 from training.language import LanguageTargets
 from training.teach import TeachConfig, TeacherTrainer, validate
@@ -30,7 +30,7 @@ def trained(bank: LanguageTargets) -> torch.Tensor:
 def make(bank: LanguageTargets, trained: torch.Tensor, steps: int, seed: int = 0) -> TeacherTrainer:
     torch.manual_seed(seed)
     config = TeachConfig(steps=steps, pairs=2, learning_rate=1e-2, ema=0.8, seed=seed)
-    return TeacherTrainer(EmbeddedNet(SMALL), config, bank, trained, torch.device("cpu"))
+    return TeacherTrainer(build_net(SMALL), config, bank, trained, torch.device("cpu"))
 
 
 @pytest.fixture
