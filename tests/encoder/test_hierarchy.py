@@ -135,7 +135,7 @@ BAD = [
     (torch.zeros(4, 2), [4], "\\(4, 2\\)"),
     (torch.zeros(4, 3), [5], "offset ends at 5 but the grid holds 4"),
     (torch.tensor([[0, 0, -1]]), [1], "coordinate -1"),
-    (torch.tensor([[0, 0, 70_000]]), [1], "17 bits"),
+    (torch.tensor([[0, 0, 70_000]]), [1], "70001 voxels along an axis: expected 65535"),
 ]
 
 

@@ -63,6 +63,7 @@ def test_while_starting(number: signal.Signals) -> None:
                 time.sleep(30)
         except Stopped:
             print("cleaned up")
+        signals.ignore()
     """
     assert run(script, number, times=3) == (0, "cleaned up\n", "")
 

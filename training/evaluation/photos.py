@@ -19,10 +19,10 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from chorus_core.io.errors import ReadError, reading
-from chorus_core.io.images import decode_compressed
 from chorus_core.semantics.text_encoder import load_text_encoder
 from chorus_core.semantics.vocabulary import Vocabulary, encode_labels
 from chorus_core.teachers.base import Teacher, TeacherError
+from training.datasets.images import read_color
 from training.metrics import accuracy_table, confusion
 
 COCO = (
@@ -107,7 +107,8 @@ def read_photographs(images: Path, labels: Path) -> Iterator[Photograph]:
     A photograph without such a file has no things.
 
     Raises:
-        OutlineError: a folder without photographs, outlines without a photograph, or a file that does not read.
+        OutlineError: a folder without photographs, outlines without a photograph, or outlines that do not read.
+        ImageError: a photograph that does not.
     """
     paths = sorted(p for p in images.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
@@ -116,12 +117,7 @@ def read_photographs(images: Path, labels: Path) -> Iterator[Photograph]:
     if alone := sorted(p for p in labels.glob("*.txt") if p.stem not in stems):
         raise OutlineError(f"{alone[0]}: outlines of no photograph in {images}")
     for path in paths:
-        with reading(path, OutlineError):
-            image = decode_compressed(path.suffix[1:], path.read_bytes())
-            if image.dtype != np.uint8:
-                raise OutlineError(f"{path}: {image.dtype}, expected 8 bits a channel")
-        if image.ndim == 2:
-            image = np.repeat(image[:, :, None], 3, axis=2)
+        image = read_color(path)
         file = labels / f"{path.stem}.txt"
         yield Photograph(image, read_outlines(file) if file.is_file() else ())
 

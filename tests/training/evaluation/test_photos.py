@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from chorus_core.io.images import ImageError
 from chorus_core.semantics.text_encoder import load_text_encoder
 from chorus_core.semantics.vocabulary import Vocabulary, encode_labels
 from chorus_core.teachers.base import Teacher, TeacherError
@@ -187,7 +188,7 @@ def test_folders_that_do_not_read(tmp_path: Path) -> None:
     with pytest.raises(OutlineError, match=r"b\.txt: outlines of no photograph"):
         list(read_photographs(tmp_path / "images", tmp_path / "labels"))
     (tmp_path / "images" / "b.jpg").write_bytes(b"\xff\xd8\xff no picture")
-    with pytest.raises(OutlineError, match=r"b\.jpg"):
+    with pytest.raises(ImageError, match=r"b\.jpg: image: damaged"):
         list(read_photographs(tmp_path / "images", tmp_path / "labels"))
     (tmp_path / "labels" / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(OutlineError, match=r"a\.txt"):
