@@ -28,7 +28,7 @@ from rosbags.rosbag2 import StoragePlugin
 from rvl import rvl
 
 from chorus_core import config
-from chorus_core.encoder import ChorusModel, ModelConfig, read_model, write_model
+from chorus_core.encoder import CheckpointError, ChorusModel, ModelConfig, read_model, write_model
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.any_scene import load_any_scene
 from chorus_core.io.camera_info import intrinsics_from_info
@@ -42,6 +42,7 @@ from chorus_core.io.scene import PointCloud
 from chorus_core.io.scene_folder import save_scene
 from chorus_core.io.sequence import read_image
 from chorus_core.io.splat_file import RECORD
+from chorus_core.io.weights import read_state, read_weights
 from chorus_core.semantics.labelled_map import LabelledMap
 from chorus_core.semantics.vocabulary import Vocabulary, load_vocabulary
 
@@ -329,23 +330,50 @@ def read_rehashed(folder: Path) -> None:
     read_checkpoint(folder)
 
 
-def write_weights(suffix: str) -> Callable[[Path], None]:
-    """Weights of another architecture than the release's: whole, they are refused by name."""
+def write_weights(suffix: str, legacy: bool = False) -> Callable[[Path], None]:
+    """Weights of another architecture than the release's: whole, they are refused as a model by their names."""
 
     def write(folder: Path) -> None:
         from safetensors.torch import save_file
 
         state = {f"module.{key}": value.half() for key, value in ChorusModel(TINY).state_dict().items()}
         if suffix == ".pth":
-            torch.save({"state_dict": state, "epoch": 3}, folder / "weights.pth")
+            content = {"state_dict": state, "epoch": 3}
+            torch.save(content, folder / "weights.pth", _use_new_zipfile_serialization=not legacy)
         else:
             save_file(state, folder / "weights.safetensors")
 
     return write
 
 
-def read_weights(folder: Path) -> None:
-    read_model(next(folder.iterdir()))
+def check_tensors(state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        assert isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+        assert not value.is_complex()
+        check_finite(value.float(), name)
+
+
+def read_released(folder: Path) -> None:
+    try:
+        read_model(next(folder.iterdir()))
+    except CheckpointError as error:
+        if "does not fit the model" not in str(error):
+            raise
+
+
+def write_state(folder: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 1}
+    torch.save(content, folder / "state.pt")
+
+
+def read_saved_state(folder: Path) -> None:
+    content = read_state(folder / "state.pt")
+    if isinstance(content.get("model"), dict):
+        check_tensors(content["model"])
 
 
 def write_features(folder: Path) -> None:
@@ -414,6 +442,10 @@ def folder_reader(name: str, write: Callable[[Path], Any], mutated: str, inner: 
     return Reader(name, write, lambda folder: check_sequence(folder / inner), mutated)
 
 
+def weights_reader(name: str, write: Callable[[Path], Any]) -> Reader:
+    return Reader(name, write, lambda folder: check_tensors(read_weights(next(folder.iterdir()))))
+
+
 def bag(storage: StoragePlugin) -> Callable[[Path], Any]:
     return lambda folder: recordings.with_tf(recordings.with_images()).write(folder / "bag", storage)
 
@@ -464,8 +496,11 @@ def all_readers() -> tuple[Reader, ...]:
         Reader("saved map", write_map, read_map),
         Reader("model folder", write_checkpoint, read_checkpoint),
         Reader("model folder, new hash", write_checkpoint, read_rehashed),
-        Reader(".pth weights", write_weights(".pth"), read_weights, share=0.05),
-        Reader(".safetensors weights", write_weights(".safetensors"), read_weights, share=0.05),
+        Reader("released .pth", write_weights(".pth"), read_released, share=0.2),
+        weights_reader(".pth weights", write_weights(".pth")),
+        weights_reader(".pth weights, before 1.6", write_weights(".pth", legacy=True)),
+        weights_reader(".safetensors weights", write_weights(".safetensors")),
+        Reader("state of a run", write_state, read_saved_state),
         Reader("feature file", write_features, read_features),
         Reader(
             "vocabulary",

@@ -19,7 +19,8 @@ MENDED = {
     "Replica folder", "image file", "compressedDepth", "Image", "CompressedImage", "CameraInfo", "vocabulary",
     "configuration", "training scene", "prepared scene", "3DGS .ply", "compressed .ply", "point .ply",
     "point .ply, text", "point .npz", "survey .ply", ".splat", ".spz, gzip", ".spz, zstd", ".npy folder", "saved map",
-    "bag, mcap", "bag, sqlite3",
+    "bag, mcap", "bag, sqlite3", "model folder", "model folder, new hash", "released .pth", ".pth weights",
+    ".pth weights, before 1.6", ".safetensors weights", "state of a run", "feature file",
 }  # fmt: skip
 
 

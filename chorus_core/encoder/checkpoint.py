@@ -2,7 +2,7 @@
 
 A model folder holds ``config.json`` (architecture, hash of the weights, what its text side is) and
 ``model.safetensors``. A released file is a ``.pth`` whose ``state_dict`` may carry a ``module.`` prefix; it is read
-with ``weights_only=True`` and its architecture must be the release's.
+without running its code, and its architecture must be the release's.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from chorus_core.encoder.hub import HubError, fetch_weights, is_hub_name
 from chorus_core.encoder.model import ChorusModel, ModelConfig
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.documents import read_json
+from chorus_core.io.errors import ReadError, reading
+from chorus_core.io.weights import check_fit, read_weights
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 """Folder of the models that come with the package."""
@@ -32,7 +34,7 @@ BASIS_PREFIX = "feature_basis."
 """Tensors of a model file that belong to the compact feature space, not to the network."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ReadError):
     """A checkpoint that is missing, damaged, or of another architecture; the message says which, and names keys."""
 
 
@@ -50,15 +52,15 @@ def read_model(name_or_path: str | Path) -> tuple[ChorusModel, dict[str, Any], d
     path = _locate(name_or_path)
     if path.is_dir():
         description, state = _read_folder(path)
-        config = _described_config(description["model"], path)
+        with reading(path / "config.json", CheckpointError):
+            config = ModelConfig.from_dict(description["model"])
     else:
-        state = _strip_module(_read_file(path))
-        config = _released_config(state)
+        state = _strip_module(read_weights(path, CheckpointError))
+        with reading(path, CheckpointError):
+            config = _released_config(state)
         description = {"name": path.stem, "model": {}, "sha256": _sha256(path), **_released_text(config)}
     basis = {k.removeprefix(BASIS_PREFIX): state.pop(k) for k in list(state) if k.startswith(BASIS_PREFIX)}
-    model = ChorusModel(config)
-    _load_strictly(model, state, path)
-    return model.eval(), description, basis
+    return _build(config, state, path), description, basis
 
 
 def write_model(
@@ -102,47 +104,34 @@ def _locate(name_or_path: str | Path) -> Path:
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights = path / "model.safetensors"
     try:
-        description = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        description = read_json(path / "config.json", error=CheckpointError)
+    except OSError as error:
         raise CheckpointError(f"{path / 'config.json'}: not a readable model description ({error})") from error
-    if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
+    if not isinstance(description.get("model"), dict):
         raise CheckpointError(f"{path / 'config.json'}: expected an object with an object 'model'")
     if not weights.is_file():
         raise CheckpointError(f"{weights}: missing")
     expected, found = description.get("sha256"), _sha256(weights)
     if expected != found:
-        raise CheckpointError(f"{weights}: sha256 is {found}, config.json expects {expected}; the file is damaged")
-    return description, _read_file(weights)
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
-    except Exception as error:  # pickle raises many kinds, all of which mean the same here
-        raise CheckpointError(f"{path}: not a checkpoint that loads safely ({type(error).__name__})") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path}: expected a dict of tensors, or one under 'state_dict'")
-    return state
+        raise CheckpointError(
+            f"{weights}: sha256 is {found}, config.json expects {expected!s:.80}; the file is damaged"
+        )
+    return description, read_weights(weights, CheckpointError)
 
 
 def _strip_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _described_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
-    """The architecture that a description names, tried out without memory for its weights."""
-    try:
-        config = ModelConfig.from_dict(values)
+def _build(config: ModelConfig, state: Mapping[str, Tensor], path: Path) -> ChorusModel:
+    """A model with these weights; none is made before they are known to fit, as a description may name any size."""
+    with reading(path, CheckpointError):
         with torch.device("meta"):
-            ChorusModel(config)
-    except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-        raise CheckpointError(f"{path / 'config.json'}: describes no model ({error})") from error
-    return config
+            expected = ChorusModel(config).state_dict()
+        check_fit(state, expected, path, CheckpointError)
+        model = ChorusModel(config)
+        model.load_state_dict({key: value.float() for key, value in state.items()})
+    return model.eval()
 
 
 def _released_config(state: Mapping[str, Tensor]) -> ModelConfig:
@@ -166,29 +155,6 @@ def _released_text(config: ModelConfig) -> dict[str, Any]:
     if config.heads.get("lang") != _RELEASED_TEXT_DIM:
         return {}
     return {"text": {"encoder": RELEASED_TEXT_ENCODER, "head": "lang", "prompts": ["this is a {label}"]}}
-
-
-def _load_strictly(model: ChorusModel, state: Mapping[str, Tensor], path: Path) -> None:
-    expected = model.state_dict()
-    missing = sorted(set(expected) - set(state))
-    extra = sorted(set(state) - set(expected))
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in sorted(set(expected) & set(state))
-        if state[key].shape != expected[key].shape
-    ]
-    if missing or extra or shapes:
-        problems = [
-            f"{title}: {_shorten(names)}"
-            for title, names in (("missing keys", missing), ("unexpected keys", extra), ("wrong shapes", shapes))
-            if names
-        ]
-        raise CheckpointError(f"{path} does not fit the model; " + "; ".join(problems))
-    model.load_state_dict({key: value.float() for key, value in state.items()})
-
-
-def _shorten(names: list[str], limit: int = 12) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _sha256(path: str | Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from chorus_core.io.errors import ReadError
 from chorus_core.io.hub_errors import why_not_loaded
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -12,7 +13,7 @@ _PART = r"(?!\.\.?(/|$))[\w.-]+"  # a name, and no way out of the folder that it
 _NAME = re.compile(rf"(?P<repository>[\w.-]+/[\w.-]+):(?P<weights>{_PART}(/{_PART})*)")
 
 
-class HubError(ValueError):
+class HubError(ReadError):
     """Weights that the hub does not give; the message says why and what to do."""
 
 

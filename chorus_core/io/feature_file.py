@@ -42,8 +42,13 @@ def load_features(path: str | Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
     with reading(path, FeatureFileError), safe_open(str(path), "pt") as file:
         features, kept = file.get_tensor("features"), file.get_tensor("kept")
         facts = json.loads((file.metadata() or {})["chorus"])
-    if features.ndim != 2 or kept.shape != features.shape[:1] or kept.dtype != torch.bool:
+    if features.ndim != 2 or kept.shape != features.shape[:1]:
         raise FeatureFileError(
             f"{path}: features {tuple(features.shape)}, kept {tuple(kept.shape)}: expected [N, d], [N]"
+        )
+    if features.dtype != torch.float16 or kept.dtype != torch.bool or not isinstance(facts, dict):
+        raise FeatureFileError(
+            f"{path}: features {features.dtype}, kept {kept.dtype}, facts {type(facts).__name__}: expected "
+            "torch.float16, torch.bool, dict"
         )
     return features, kept, facts

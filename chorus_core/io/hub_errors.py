@@ -12,6 +12,9 @@ _UNREACHABLE = {
     *("LocalEntryNotFoundError", "OfflineModeIsEnabled", "URLError", "gaierror"),
     *("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "Timeout"),
 }
+_LONGEST = 300
+"""Characters of a library's own message."""
+
 _UNKNOWN = {"RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError", "EntryNotFoundError"}
 
 
@@ -59,7 +62,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return text.splitlines()[0][:_LONGEST] if text else type(error).__name__
 
 
 def _caches() -> list[str]:

@@ -30,6 +30,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file(
         {"features": torch.zeros(3, 2), "kept": torch.ones(2, dtype=torch.bool)}, tmp_path / "c.safetensors", meta
     )
-    for name in ("a", "b", "c"):
+    rows = torch.ones(3, dtype=torch.bool)
+    save_file({"features": torch.zeros(3, 2, dtype=torch.int16), "kept": rows}, tmp_path / "d.safetensors", meta)
+    save_file({"features": torch.zeros(3, 2).half(), "kept": rows}, tmp_path / "e.safetensors", {"chorus": "[]"})
+    for name in ("a", "b", "c", "d", "e"):
         with pytest.raises(FeatureFileError, match=f"{name}.safetensors: "):
             load_features(tmp_path / f"{name}.safetensors")

@@ -140,3 +140,9 @@ def test_fingerprint_follows_contents(tmp_path: Path) -> None:
     assert fingerprint(tmp_path) != before
     (tmp_path / "README.md").write_text("says nothing about weights")
     assert len(fingerprint(tmp_path)) == 12
+
+
+def test_a_long_message_of_a_library_is_cut() -> None:
+    with pytest.raises(TeacherError) as caught, loading("model 'x'", "timm:<folder>"):
+        raise RuntimeError("size mismatch " + "x" * 100_000 + "\nsecond line")
+    assert str(caught.value) == "model 'x': size mismatch " + "x" * (300 - len("size mismatch "))
