@@ -21,17 +21,21 @@ import torch
 from plyfile import PlyData, PlyElement
 
 sys.path.append(str(Path(__file__).parent / "io"))  # pytest's importlib mode does not find them
+sys.path.append(str(Path(__file__).parent / "semantics"))
 import folder_layouts
 import recordings
 import spz_writer
+from hashed_encoder import HashedEncoder
 from rosbags.rosbag2 import StoragePlugin
 from rvl import rvl
+from sentence_folder import write_sentence_encoder
 
 from chorus_core import config
 from chorus_core.encoder import CheckpointError, ChorusModel, ModelConfig, read_model, write_model
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.any_scene import load_any_scene
 from chorus_core.io.camera_info import intrinsics_from_info
+from chorus_core.io.documents import read_json
 from chorus_core.io.errors import ReadError, reading
 from chorus_core.io.feature_file import load_features, save_features
 from chorus_core.io.gaussian_ply import save_gaussians
@@ -321,13 +325,13 @@ def read_checkpoint(folder: Path) -> None:
         check_finite(value, name)
 
 
-def read_rehashed(folder: Path) -> None:
+def rehashed(folder: Path) -> Path:
     """With a hash that fits the damaged weights, so that the hash is not all that finds the damage."""
     description = folder / "config.json"
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     found = re.sub(rb'"sha256": "[0-9a-f]{64}"', b'"sha256": "%s"' % digest.encode(), description.read_bytes())
     description.write_bytes(found)
-    read_checkpoint(folder)
+    return folder
 
 
 def write_weights(suffix: str, legacy: bool = False) -> Callable[[Path], None]:
@@ -374,6 +378,64 @@ def read_saved_state(folder: Path) -> None:
     content = read_state(folder / "state.pt")
     if isinstance(content.get("model"), dict):
         check_tensors(content["model"])
+
+
+def write_enet(folder: Path) -> None:
+    from chorus_core.teachers.enet import ENet
+
+    torch.manual_seed(0)
+    torch.save(ENet().half().state_dict(), folder / "enet.pth")
+
+
+def read_enet(folder: Path) -> None:
+    from chorus_core.teachers.enet import ENetSegmenter
+
+    check_tensors(ENetSegmenter(folder / "enet.pth")._network.state_dict())
+
+
+def write_teacher(folder: Path) -> None:
+    from chorus_core.teachers.embedded import EmbeddedConfig, build_net, write_embedded
+
+    torch.manual_seed(0)
+    heads = {"lang": 6, "gen": 4}
+    config = EmbeddedConfig(
+        heads, stem=4, widths=(4, 4, 4, 4), depths=(1, 1, 1, 1), pyramid=4, hidden=4, height=32
+    )  # fmt: skip
+    write_embedded(folder, build_net(config), {"name": "little"})
+
+
+def read_teacher(folder: Path) -> None:
+    from chorus_core.teachers.embedded import load_embedded
+
+    teacher = load_embedded(folder)
+    check_tensors(teacher._net.state_dict())
+    assert isinstance(teacher.name, str) and isinstance(teacher.text, str)
+
+
+def read_sentence_encoder(folder: Path) -> None:
+    from chorus_core.semantics.text_encoder import MiniLMEncoder
+
+    encoder = MiniLMEncoder(folder=folder)
+    check_tensors(encoder._model.state_dict())
+    encoded = encoder.encode(["a chair", "", "a sofa"])
+    assert encoded.shape == (3, encoder.dim)
+    check_finite(encoded, "embeddings")
+
+
+def write_text_side(folder: Path) -> None:
+    calibration = {"scale": 13.5, "offset": -1.5, "contrast": 0.25, "commonness": 0.0}
+    text = {"encoder": "given", "head": "lang", "prompts": ["a {label}", "{label}"]}
+    (folder / "config.json").write_text(json.dumps({"text": text, "calibration": calibration, "threshold": 0.625}))
+
+
+def read_text_side(folder: Path) -> None:
+    from chorus_core.semantics.text_side import TextSide
+
+    encoder = HashedEncoder()
+    side = TextSide(read_json(folder / "config.json"), {}, encoder)
+    assert isinstance(side.head, str) and 0 < side.threshold < 1
+    check_finite(side.relevancy(encoder.encode(["a", "bb", "chair"]), "chair"), "relevancy")
+    check_finite(side.embed_labels(Vocabulary(("a", "b"))), "labels")
 
 
 def write_features(folder: Path) -> None:
@@ -495,12 +557,16 @@ def all_readers() -> tuple[Reader, ...]:
         Reader(".npy folder", write_scene_folder, check_scene),
         Reader("saved map", write_map, read_map),
         Reader("model folder", write_checkpoint, read_checkpoint),
-        Reader("model folder, new hash", write_checkpoint, read_rehashed),
+        Reader("model folder, new hash", write_checkpoint, lambda folder: read_checkpoint(rehashed(folder))),
         Reader("released .pth", write_weights(".pth"), read_released, share=0.2),
         weights_reader(".pth weights", write_weights(".pth")),
         weights_reader(".pth weights, before 1.6", write_weights(".pth", legacy=True)),
         weights_reader(".safetensors weights", write_weights(".safetensors")),
         Reader("state of a run", write_state, read_saved_state),
+        Reader("ENet weights", write_enet, read_enet, share=0.2),
+        Reader("embedded teacher", write_teacher, lambda folder: read_teacher(rehashed(folder))),
+        Reader("sentence encoder", write_sentence_encoder, read_sentence_encoder),
+        Reader("text side", write_text_side, read_text_side),
         Reader("feature file", write_features, read_features),
         Reader(
             "vocabulary",

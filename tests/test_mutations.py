@@ -21,6 +21,7 @@ MENDED = {
     "point .ply, text", "point .npz", "survey .ply", ".splat", ".spz, gzip", ".spz, zstd", ".npy folder", "saved map",
     "bag, mcap", "bag, sqlite3", "model folder", "model folder, new hash", "released .pth", ".pth weights",
     ".pth weights, before 1.6", ".safetensors weights", "state of a run", "feature file",
+    "ENet weights", "embedded teacher", "sentence encoder", "text side",
 }  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from chorus_core.encoder.checkpoint import read_model, write_model
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.errors import reading
+from chorus_core.io.weights import read_state
 from chorus_core.semantics.text_encoder import load_text_encoder
 from training.configs import LABELS, LANGUAGE_HEAD, RECIPES, Recipe
 from training.distributed import World, join, leave
@@ -262,7 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         take_weights(trainer, a.init)
     a.out.mkdir(parents=True, exist_ok=True)
     if (a.out / "state.pt").is_file():
-        trainer.restore(torch.load(a.out / "state.pt", map_location=world.device, weights_only=True))
+        with reading(a.out / "state.pt"):
+            trainer.restore(read_state(a.out / "state.pt"))
         logger.info("going on from step %d of %d", trainer.step, recipe.pretrain.steps)
     if world.main:
         (a.out / "config.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
 
 from chorus_core.encoder.model import ChorusModel
+from chorus_core.io.architecture import check_whole
 from training.configs import LANGUAGE_HEAD, PretrainConfig, Recipe
 from training.distributed import World
 from training.objectives import ClassTexts, TeacherObjective, named_by_teacher
@@ -149,12 +150,17 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`."""
+        """Go on from :meth:`state`.
+
+        Raises:
+            ValueError, KeyError, RuntimeError: the state is of another run, or of none.
+        """
+        check_whole("step", state["step"], 0, 1 << 40)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.step = int(state["step"])
+        self.step = state["step"]
 
 
 def allow_tf32() -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from chorus_core.encoder.backbone import PointTransformer
 from chorus_core.encoder.hierarchy import Level, build_hierarchy
-from chorus_core.io.documents import check_number, check_whole
+from chorus_core.io.architecture import check_heads, check_list, check_number, check_whole
 
-_STAGES, _BLOCKS, _WIDTH, _HEADS, _HEAD_WIDTH = 8, 64, 4096, 32, 1 << 14
-"""At most: a model's stages, a stage's blocks, its width, a model's heads, their width. Several times the release's; a
-mistaken description must not cost minutes or gigabytes before it is found not to fit its weights."""
+_STAGES, _BLOCKS, _WIDTH = 8, 64, 4096
+"""At most: stages of a model, and a stage's blocks and width. Several times the release's; a mistaken description must
+not cost minutes before it is found not to fit its weights."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         stages = {name: getattr(self, name) for name in ("enc_channels", "enc_depths", "enc_num_head")}
         for name, most in zip(stages, (_WIDTH, _BLOCKS, _WIDTH), strict=True):
-            _check_list(name, stages[name], _STAGES)
-            for i, value in enumerate(stages[name]):
-                check_whole(f"{name}[{i}]", value, 1, most)
+            check_list(name, stages[name], _STAGES, most)
         if not len(self.enc_channels) == len(self.enc_depths) == len(self.enc_num_head) > 0:
             raise ValueError("enc_channels, enc_depths and enc_num_head must have the same, positive length")
         for name, most in (("in_channels", 1024), ("patch_size", 1 << 16), ("head_ratio", 16)):
             check_whole(name, getattr(self, name), 1, most)
-        if not isinstance(self.heads, Mapping) or len(self.heads) > _HEADS:
-            raise ValueError(f"heads = {self.heads!r:.80}: expected widths of up to {_HEADS} heads by name")
-        for name, width in self.heads.items():
-            if not isinstance(name, str) or not name or "." in name:
-                raise ValueError(f"heads has {name!r:.80}: expected names without dots")
-            check_whole(f"heads[{name!r:.80}]", width, 1, _HEAD_WIDTH)
-        _check_list("raw_heads", self.raw_heads, _HEADS)
+        check_heads(self.heads)
+        check_list("raw_heads", self.raw_heads, 32)
         if not isinstance(self.shuffle_orders, bool):
             raise ValueError(f"shuffle_orders = {self.shuffle_orders!r:.80}: expected true or false")
         check_number("grid_size", self.grid_size, 1e-4, 10.0)
@@ -101,11 +94,6 @@ class ModelConfig:
             curves = shuffled if self.shuffle_orders else [range(4)] * len(self.enc_depths)
         used = [list(order)[: min(depth, 4)] for order, depth in zip(curves, self.enc_depths, strict=True)]
         return build_hierarchy(grid, offset, used, self.patch_size)
-
-
-def _check_list(name: str, values: object, longest: int) -> None:
-    if not isinstance(values, list | tuple) or len(values) > longest:
-        raise ValueError(f"{name} = {values!r:.80}: expected a list of up to {longest} values")
 
 
 class Projector(nn.Module):

@@ -74,26 +74,6 @@ def parse_yaml(text: str, what: str | Path = "YAML", *, error: type[ReadError] =
         return yaml.load(text, Loader=_LOADER)  # a safe loader either way
 
 
-def check_whole(name: str, value: object, low: int, high: int) -> None:
-    """A value is a whole number in [low, high]; true and false are none.
-
-    Raises:
-        ValueError: it is not; the message has name, value and bounds.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} = {value!r:.80}: expected a whole number from {low} to {high}")
-
-
-def check_number(name: str, value: object, low: float, high: float) -> None:
-    """A value is a number in [low, high]; true and false are none.
-
-    Raises:
-        ValueError: it is not; the message has name, value and bounds.
-    """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} = {value!r:.80}: expected a number from {low:g} to {high:g}")
-
-
 def _text(path: Path, max_bytes: int, error: type[ReadError]) -> str:
     size = path.stat().st_size
     if size > max_bytes:

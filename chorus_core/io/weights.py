@@ -96,6 +96,8 @@ def check_fit(
 ) -> None:
     """Tensors have the names and shapes that a network's have, which may be on the "meta" device.
 
+    Counters of batch normalisation may be missing: older files lack them, and they mean nothing in evaluation.
+
     Raises:
         ReadError: of the kind ``error``: some do not; the message lists them.
     """
@@ -104,7 +106,8 @@ def check_fit(
         for name in sorted(set(expected) & set(state))
         if state[name].shape != expected[name].shape
     ]
-    missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    missing = sorted(n for n in set(expected) - set(state) if not n.endswith("num_batches_tracked"))
+    extra = sorted(set(state) - set(expected))
     listed = (("missing keys", missing), ("unexpected keys", extra), ("wrong shapes", shapes))
     if problems := [f"{title}: {_shorten(names)}" for title, names in listed if names]:
         raise error(f"{what} does not fit the model; " + "; ".join(problems))

@@ -6,13 +6,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from chorus_core.extras import how_to_install
+from chorus_core.io.architecture import check_number, check_whole
 from chorus_core.io.documents import read_json
+from chorus_core.io.errors import ReadError
+from chorus_core.io.weights import read_weights
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _BATCH = 64
 """Texts at a time: about 0.2 s for the sentence encoder on one core, and for any open_clip model on a GPU."""
@@ -20,10 +26,22 @@ _BATCH = 64
 _BATCH_PARAMETERS = 400e6
 """Parameters times texts at a time of an open_clip model on a CPU: less than a second on one core."""
 
+_SIZES = {
+    "hidden_size": 8192, "vocab_size": 1 << 20, "max_position_embeddings": 1 << 16, "type_vocab_size": 1024,
+    "num_attention_heads": 256, "intermediate_size": 1 << 16, "num_hidden_layers": 64,
+}  # fmt: skip
+"""Of a sentence encoder, at most: a mistaken one must not cost minutes before it is found not to fit the weights."""
+
+_LARGEST = 1e4
+"""Value of a sentence encoder's weights; products of three of them, summed and squared, are finite in float32."""
+
+_LONGEST = 300
+"""Characters of a library's own message."""
+
 _OPEN_CLIP = "open_clip:"
 
 
-class TextEncoderError(ValueError):
+class TextEncoderError(ReadError):
     """A text encoder that cannot be loaded; the message names it and what was expected."""
 
 
@@ -52,24 +70,33 @@ class _SentenceBert(nn.Module):
 
     A BERT layer is torch's post-norm ``TransformerEncoderLayer``. Building it from that keeps ``transformers``, whose
     import alone takes longer than everything else a query needs, out of the process.
+
+    Args:
+        config: as BERT's ``config.json`` has it.
+
+    Raises:
+        ValueError, AssertionError, RuntimeError: it describes no such network.
     """
 
-    def __init__(self, config: Mapping[str, object]) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        dim, eps = int(config["hidden_size"]), float(config["layer_norm_eps"])
-        self.words = nn.Embedding(int(config["vocab_size"]), dim)
-        self.positions = nn.Embedding(int(config["max_position_embeddings"]), dim)
-        self.types = nn.Embedding(int(config["type_vocab_size"]), dim)
+        for name, most in _SIZES.items():
+            check_whole(name, config.get(name), 1, most)
+        check_number("layer_norm_eps", config.get("layer_norm_eps"), 1e-15, 1e-2)
+        dim, eps = config["hidden_size"], config["layer_norm_eps"]
+        self.words = nn.Embedding(config["vocab_size"], dim)
+        self.positions = nn.Embedding(config["max_position_embeddings"], dim)
+        self.types = nn.Embedding(config["type_vocab_size"], dim)
         self.norm = nn.LayerNorm(dim, eps=eps)
         layer = nn.TransformerEncoderLayer(
             dim,
-            int(config["num_attention_heads"]),
-            int(config["intermediate_size"]),
-            activation=str(config["hidden_act"]),
+            config["num_attention_heads"],
+            config["intermediate_size"],
+            activation=str(config.get("hidden_act")),
             layer_norm_eps=eps,
             batch_first=True,
         )
-        self.layers = nn.TransformerEncoder(layer, int(config["num_hidden_layers"]), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, config["num_hidden_layers"], enable_nested_tensor=False)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids and mask (True = token) [T, S] -> unit sentence vectors [T, dim]."""
@@ -80,7 +107,7 @@ class _SentenceBert(nn.Module):
         return nn.functional.normalize((x * weight).sum(1) / weight.sum(1), dim=-1)
 
     def load_bert(self, state: Mapping[str, Tensor]) -> None:
-        """Weights under Hugging Face's BERT names."""
+        """Take weights under Hugging Face's BERT names, also where there was no memory for any ("meta" device)."""
         ours = {
             "words.weight": state["embeddings.word_embeddings.weight"],
             "positions.weight": state["embeddings.position_embeddings.weight"],
@@ -100,7 +127,10 @@ class _SentenceBert(nn.Module):
                 parts = [state[f"{source}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
                 ours[f"{to}.self_attn.in_proj_{kind}"] = torch.cat(parts)
         ours |= {f"{to}.{kind}": state[f"{source}.{kind}"] for to, source in pairs for kind in ("weight", "bias")}
-        self.load_state_dict(ours)
+        for name, value in ours.items():
+            if value.numel() and float(value.abs().max()) > _LARGEST:
+                raise ValueError(f"{name} has values beyond {_LARGEST:g}: expected trained weights")
+        self.load_state_dict({name: value.float() for name, value in ours.items()}, assign=True)
 
 
 class MiniLMEncoder:
@@ -117,22 +147,18 @@ class MiniLMEncoder:
     name = "minilm"
 
     def __init__(self, device: torch.device | str = "cpu", folder: str | Path | None = None) -> None:
-        from safetensors.torch import load_file
-        from tokenizers import Tokenizer
-
         folder = _installed_minilm() if folder is None else Path(folder)
         try:
             config = read_json(folder / "config.json")
             limit = read_json(folder / "sentence_bert_config.json")["max_seq_length"]
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             with torch.device("meta"):
                 model = _SentenceBert(config)
-            model = model.to_empty(device="cpu")
-            model.load_bert(load_file(folder / "model.safetensors"))
-        except Exception as error:
-            raise TextEncoderError(f"sentence encoder in {folder}: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(int(limit))
+            model.load_bert(read_weights(folder / "model.safetensors", TextEncoderError))
+            check_whole("max_seq_length", limit, 1, config["max_position_embeddings"])
+            self._tokenizer = _tokenizer(folder / "tokenizer.json", limit, config["vocab_size"])
+        except Exception as error:  # libraries raise many kinds; all mean that this encoder is not to be had
+            reason = " ".join(str(error).split())[:_LONGEST]
+            raise TextEncoderError(f"sentence encoder in {folder}: {type(error).__name__}: {reason}") from error
         self._model = model.eval().requires_grad_(False).to(device)
         self._device = torch.device(device)
         self.dim = int(config["hidden_size"])
@@ -150,6 +176,25 @@ class MiniLMEncoder:
             mask = torch.arange(ids.shape[1]) < lengths[:, None]
             out[rows] = self._model(ids.to(self._device), mask.to(self._device)).cpu()
         return out
+
+
+def _tokenizer(path: Path, limit: int, size: int) -> Tokenizer:
+    """A tokenizer that gives any text from 1 to ``limit`` tokens below ``size``."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(limit)
+        probes = [encoding.ids for encoding in tokenizer.encode_batch(["", "a chair", "naïve 日本語 🪑"])]
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # Rust's, over a file that contradicts itself; no Exception
+            raise ValueError(f"{path}: {error}") from error
+        raise
+    largest = max([*tokenizer.get_vocab().values(), *(token for ids in probes for token in ids)])
+    if largest >= size or not all(probes):
+        raise ValueError(f"{path}: tokens to {largest}, {size} embeddings: expected fewer, and one at least a text")
+    return tokenizer
 
 
 def _installed_minilm() -> Path:
@@ -188,14 +233,17 @@ class OpenClipTextEncoder:
             self._tokenizer = open_clip.get_tokenizer(model)
         except Exception as error:  # open_clip raises many kinds; all mean that this encoder is not to be had
             weights = f" with weights {pretrained!r}" if pretrained else ""
-            raise TextEncoderError(f"open_clip model {model!r}{weights}: {error}") from error
+            raise TextEncoderError(f"open_clip model {model!r}{weights}: {str(error)[:_LONGEST]}") from error
         loaded.visual = None  # only the text tower is used; the image tower may be gigabytes
         self._model = loaded.eval().requires_grad_(False)
         self._tokenizing = threading.Lock()  # Hugging Face tokenizers set their padding anew in every call
         self._device = torch.device(device)
         self.name = f"{_OPEN_CLIP}{model}" + (f":{pretrained}" if pretrained else "")
         self.batch = _BATCH if self._device.type == "cuda" else _batch_on_cpu(self._model)
-        self.dim = self._encode_batch(["a"]).shape[1]
+        first = self._encode_batch(["a"])
+        if not torch.isfinite(first).all():
+            raise TextEncoderError(f"open_clip model {model!r}: its weights give values that are not finite")
+        self.dim = first.shape[1]
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         batches = [texts[start : start + self.batch] for start in range(0, len(texts), self.batch)]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from chorus_core.io.architecture import check_number
+from chorus_core.io.errors import ReadError
 from chorus_core.semantics.calibration import Calibration, CalibrationError
 from chorus_core.semantics.relevancy import LERF, NEGATIVES, REFERENCE, FeatureBasis, relevancy
 from chorus_core.semantics.text_encoder import TextEncoder, load_text_encoder
@@ -23,8 +25,11 @@ DEFAULT_HEAD = "lang"
 DEFAULT_THRESHOLD = 0.6
 """Relevancy that counts as a match where a checkpoint brings no calibration (LERF's score is 0.5 at a tie)."""
 
+_STEEPEST = 1e6
+"""Largest value of a calibration: beyond, products of float32 are no numbers."""
 
-class TextSideError(ValueError):
+
+class TextSideError(ReadError):
     """A model description whose text side cannot be used; the message names the entry, its value and what is wrong."""
 
 
@@ -58,10 +63,11 @@ class TextSide:
     ) -> None:
         description = description or {}
         text = _entry(description, "text", Mapping, {})
-        self.head = str(text.get("head", DEFAULT_HEAD))
+        self.head = _name(text, "head", DEFAULT_HEAD)
         self.prompts = _prompts(text.get("prompts", PROMPTS))
         self.device = torch.device(device)
-        self.encoder = text_encoder or load_text_encoder(str(text.get("encoder", DEFAULT_ENCODER)), self.device)
+        name = _name(text, "encoder", DEFAULT_ENCODER)
+        self.encoder = text_encoder or load_text_encoder(name, self.device)
         self.basis = _basis(basis or {}, self.encoder.dim, self.device)
         self.dim = self.encoder.dim if self.basis is None else self.basis.dim
         self.calibration = _calibration(description)
@@ -152,6 +158,13 @@ def _entry(description: Mapping[str, Any], name: str, kind: type, default: Any) 
     return value
 
 
+def _name(text: Mapping[str, Any], entry: str, default: str) -> str:
+    value = text.get(entry, default)
+    if not isinstance(value, str) or not value:
+        raise TextSideError(f"model description: text.{entry} = {value!r:.80}: expected a name")
+    return value
+
+
 def _prompts(value: Any) -> tuple[str, ...]:
     prompts = tuple(value) if isinstance(value, list | tuple) else ()
     if not prompts or not all(isinstance(prompt, str) and "{label}" in prompt for prompt in prompts):
@@ -167,15 +180,17 @@ def _calibration(description: Mapping[str, Any]) -> Calibration | None:
     if not {"scale", "offset"} <= set(values) <= known:
         raise TextSideError(f"model description: calibration has {sorted(values)}: expected {sorted(known)}")
     try:
+        for name, value in values.items():
+            check_number(name, value, -_STEEPEST, _STEEPEST)
         return Calibration(**{name: float(value) for name, value in values.items()})
-    except (CalibrationError, TypeError, ValueError) as error:
+    except (CalibrationError, ValueError) as error:
         raise TextSideError(f"model description: calibration: {error}") from error
 
 
 def _threshold(description: Mapping[str, Any]) -> float:
     value = description.get("threshold", DEFAULT_THRESHOLD)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise TextSideError(f"model description: threshold = {value!r}: expected a number in (0, 1)")
+        raise TextSideError(f"model description: threshold = {value!r:.80}: expected a number in (0, 1)")
     return float(value)
 
 

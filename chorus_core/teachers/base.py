@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chorus_core.io.errors import ReadError
 
-class TeacherError(ValueError):
+
+class TeacherError(ReadError):
     """A teacher that cannot be had; the message names it, what is missing, and where it was looked for."""
 
 

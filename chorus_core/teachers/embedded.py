@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from chorus_core.io.atomic import atomic_path
+from chorus_core.io.documents import read_json
+from chorus_core.io.errors import reading
+from chorus_core.io.weights import check_fit, read_weights
 from chorus_core.teachers.base import Teacher, TeacherError
 from chorus_core.teachers.embedded_net import (
     STRIDE,
@@ -74,20 +76,26 @@ def load_embedded_net(name_or_path: str | Path) -> EmbeddedNet:
 def _load(name_or_path: str | Path) -> tuple[EmbeddedNet, str]:
     """Network and name. Weights are stored in half precision."""
     folder = SHIPPED if str(name_or_path) == SHIPPED.name else Path(name_or_path)
+    file, weights = folder / "config.json", folder / "model.safetensors"
     try:
-        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = EmbeddedConfig.from_dict(description["teacher"])
-        digest = _sha256(folder / "model.safetensors")
-        if digest != description["sha256"]:
-            raise TeacherError(f"{folder}: model.safetensors has sha256 {digest}, not the one of its config.json")
-        net = build_net(config)
-        state = load_file(folder / "model.safetensors")
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    except TeacherError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        description = read_json(file, error=TeacherError)
+        digest = _sha256(weights)
+    except OSError as error:
         raise TeacherError(f"embedded teacher {str(name_or_path)!r}: looked in {folder}: {error}") from error
-    return net, f"{description.get('name', folder.name)}-{digest[:12]}"
+    name, values = description.get("name", folder.name), description.get("teacher")
+    if not isinstance(values, dict) or not isinstance(name, str):
+        raise TeacherError(f"{file}: expected an object with an object 'teacher', and a text as 'name'")
+    if digest != description.get("sha256"):
+        raise TeacherError(f"{folder}: model.safetensors has sha256 {digest}, not the one of its config.json")
+    state = read_weights(weights, TeacherError)
+    with reading(file, TeacherError):
+        config = EmbeddedConfig.from_dict(values)
+        with torch.device("meta"):  # no memory before the weights are known to fit
+            expected = build_net(config).state_dict()
+        check_fit(state, expected, folder, TeacherError)
+        net = build_net(config)
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return net, f"{name}-{digest[:12]}"
 
 
 def write_embedded(folder: str | Path, net: EmbeddedNet, description: Mapping[str, Any]) -> None:

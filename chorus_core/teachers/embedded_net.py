@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chorus_core.io.architecture import check_heads, check_list, check_number, check_whole
 from chorus_core.teachers.efficientnet_lite import CLASSES, WIDTHS, EfficientNetLite0
 
 STRIDE = 4
@@ -37,6 +38,9 @@ class EmbeddedConfig:
         class_share: of "lang", how much is what the encoder's ImageNet classifier says, in [0, 1]; the rest is learned.
         class_floor: logits below it say nothing.
         class_half: length of the summed names at which the classifier has half of its share.
+
+    Raises:
+        ValueError: a value is of another kind or out of range; the message names it.
     """
 
     heads: Mapping[str, int] = field(default_factory=lambda: {"lang": 384, "gen": 64, "obj": 64})
@@ -53,8 +57,19 @@ class EmbeddedConfig:
     class_half: float = 1.0
 
     def __post_init__(self) -> None:
+        check_heads(self.heads)
+        for name, most in (("stem", 4096), ("pyramid", 4096), ("hidden", 4096), ("height", 8192)):
+            check_whole(name, getattr(self, name), 1, most)
+        for name, most in (("widths", 4096), ("depths", 64)):
+            check_list(name, getattr(self, name), 8, most)
+        for name, low in (("class_share", 0.0), ("class_floor", -1e6), ("class_half", 1e-6)):
+            check_number(name, getattr(self, name), low, 1e6)
+        if not self.widths or len(self.widths) != len(self.depths):
+            raise ValueError(f"widths {self.widths}, depths {self.depths}: expected as many of both")
+        if not isinstance(self.text, str):
+            raise ValueError(f"text = {self.text!r:.80}: expected the name of a text encoder")
         if self.encoder not in ("residual", "efficientnet_lite0"):
-            raise ValueError(f"encoder {self.encoder!r}: expected residual or efficientnet_lite0")
+            raise ValueError(f"encoder {self.encoder!r:.80}: expected residual or efficientnet_lite0")
         if not 0.0 <= self.class_share <= 1.0 or (self.class_share and self.encoder == "residual"):
             raise ValueError(f"class_share {self.class_share}: expected 0 to 1, and 0 for an encoder without classes")
 

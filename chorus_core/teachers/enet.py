@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from chorus_core.io.weights import check_fit, read_weights
 from chorus_core.teachers.base import TeacherError
 from chorus_core.teachers.hub import folder_name, loading, local_path
 from chorus_core.teachers.images import network_input
@@ -126,7 +127,9 @@ class ENetSegmenter:
             if file is None or not file.is_file():
                 raise TeacherError(f"ENet weights {str(path)!r}: no such file; expected {form}")
             network = ENet(len(NYU40) + 1)
-            network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            state = read_weights(file, TeacherError)
+            check_fit(state, network.state_dict(), f"ENet weights {str(path)!r}", TeacherError)
+            network.load_state_dict(state)
             self.name = f"enet:{folder_name(file)}"
         self.classes = tuple("" if name in _CATCH_ALL else name for name in NYU40)
         self.device = torch.device(device)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from chorus_core.io.architecture import check_list, check_number, check_whole
+from chorus_core.io.weights import check_fit, check_tensors, read_weights
 from chorus_core.teachers.base import TeacherError
 from chorus_core.teachers.hub import folder_name, loading, local_path
 from chorus_core.teachers.images import check_images, multiple_of, network_input
@@ -62,10 +63,11 @@ class TorchvisionSegmenter:
                 file = local_path(checkpoint)
                 if file is None:
                     raise TeacherError(f"torchvision model {model!r}: weight file {checkpoint!r} does not exist")
-                label, state = folder_name(file), torch.load(file, map_location="cpu", weights_only=True)
+                label, state = folder_name(file), read_weights(file, TeacherError)
             auxiliary = any(key.startswith("aux_classifier.") for key in state)
             options = {} if model.startswith("lraspp") else {"aux_loss": auxiliary}
             network = get_model(model, weights=None, weights_backbone=None, num_classes=len(names), **options)
+            check_fit(state, network.state_dict(), f"torchvision model {model!r}: {label}", TeacherError)
             network.load_state_dict(state)
         self.name = f"torchvision:{model}:{label}@{size}"
         network.aux_classifier = None
@@ -106,16 +108,20 @@ class TransformersSegmenter:
                 ) from error
 
             source = str(folder) if folder else model
-            network = AutoModelForSemanticSegmentation.from_pretrained(source, use_safetensors=True)
+            network, report = AutoModelForSemanticSegmentation.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True
+            )
+            if lacking := sorted(report["missing_keys"]):  # the library would go on with random values
+                raise TeacherError(f"transformers model {model!r}: no weights {', '.join(lacking[:12])}")
+            check_tensors(dict(network.named_parameters()), f"transformers model {model!r}", TeacherError)
             settings = _processor_settings(source)
-        names = network.config.id2label
+            names = network.config.id2label
+            classes = class_names([names[i] for i in range(len(names))])
         self.name = f"transformers:{folder_name(folder) if folder else model}"
-        self.classes = class_names([names[i] for i in range(len(names))])
+        self.classes = classes
         self.device = torch.device(device)
         self._network = network.eval().requires_grad_(False).to(self.device)
-        self._mean = settings.get("image_mean") or _IMAGENET_MEAN
-        self._std = settings.get("image_std") or _IMAGENET_STD
-        self._size = settings.get("size") or {"shortest_edge": 512}
+        self._mean, self._std, self._size = settings
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -124,12 +130,25 @@ class TransformersSegmenter:
         return self._network(pixel_values=x).logits.softmax(dim=1).permute(0, 2, 3, 1)
 
 
-def _processor_settings(source: str) -> Mapping[str, Any]:
-    """What ``preprocessor_config.json`` says, in a folder or on the hub."""
+def _processor_settings(source: str) -> tuple[Sequence[float], Sequence[float], Mapping[str, int] | int]:
+    """Mean, spread and size of images as ``preprocessor_config.json`` has them, in a folder or on the hub."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    return settings
+    mean, std = settings.get("image_mean") or _IMAGENET_MEAN, settings.get("image_std") or _IMAGENET_STD
+    for name, values, low in (("image_mean", mean, -1e3), ("image_std", std, 1e-6)):
+        check_list(name, values, 3)
+        if len(values) != 3:
+            raise TeacherError(f"{source}: {name} = {values}: expected 3 numbers")
+        for value in values:
+            check_number(name, value, low, 1e3)
+    size = settings.get("size") or {"shortest_edge": 512}
+    sides = size if isinstance(size, Mapping) else {"shortest_edge": size}
+    if not ({"height", "width"} <= set(sides) or "shortest_edge" in sides):
+        raise TeacherError(f"{source}: size = {size!r:.80}: expected height and width, or shortest_edge")
+    for name, value in sides.items():
+        check_whole(f"size.{name}", value, 1, 1 << 14)
+    return mean, std, size
 
 
 def _input_size(size: Mapping[str, int] | int, height: int, width: int) -> tuple[int, int]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from sentence_folder import write_sentence_encoder
 
 from chorus_core.semantics.text_encoder import (
     CachedTextEncoder,
@@ -109,12 +111,96 @@ def test_minilm_from_a_broken_folder(minilm: MiniLMEncoder, tmp_path: Path) -> N
         MiniLMEncoder(folder=folder)
 
 
+@pytest.fixture
+def sentence_folder(tmp_path: Path) -> Path:
+    write_sentence_encoder(tmp_path)
+    return tmp_path
+
+
+def test_a_small_folder_of_the_same_architecture(sentence_folder: Path) -> None:
+    encoder = MiniLMEncoder(folder=sentence_folder)
+    chair, sofa, nothing = encoder.encode(["a chair", "a sofa", ""])
+    assert encoder.dim == 8 and (chair - sofa).norm() > 1e-3 and (nothing - sofa).norm() > 1e-3
+    assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in encoder._model.parameters())
+    state = load_file(sentence_folder / "model.safetensors")
+    save_file({name: value.half() for name, value in state.items()}, sentence_folder / "model.safetensors")
+    torch.testing.assert_close(MiniLMEncoder(folder=sentence_folder).encode(["a chair"])[0], chair, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 10**12}, "hidden_size = 1000000000000: expected a whole number from 1 to 8192"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000: expected a whole number from 1 to 64"),
+        ({"vocab_size": "8"}, "vocab_size = '8'"),
+        ({"type_vocab_size": 0}, "type_vocab_size = 0"),
+        ({"num_attention_heads": True}, "num_attention_heads = True"),
+        ({"intermediate_size": -16}, "intermediate_size = -16"),
+        ({"max_position_embeddings": None}, "max_position_embeddings = None"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps = nan: expected a number"),
+        ({"num_attention_heads": 3}, "embed_dim must be divisible by num_heads"),
+        ({"hidden_act": "tanh"}, "activation should be relu/gelu, not tanh"),
+        ({"vocab_size": 1 << 20, "intermediate_size": 1 << 16}, "size mismatch for words.weight"),
+        ({"num_hidden_layers": 64}, "KeyError: 'encoder.layer.2."),
+    ],
+)
+def test_a_mistaken_number_is_refused(sentence_folder: Path, change: dict[str, object], message: str) -> None:
+    config = sentence_folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(TextEncoderError, match=r"^sentence encoder in ") as caught:
+        MiniLMEncoder(folder=sentence_folder)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_that_no_training_gives(sentence_folder: Path) -> None:
+    weights = sentence_folder / "model.safetensors"
+    state = load_file(weights)
+    name = "encoder.layer.1.output.dense.weight"
+    for value, message in ((float("nan"), f"'{name}' has values that are not finite"), (1e30, "values beyond 10000")):
+        save_file({**state, name: state[name].index_fill(0, torch.tensor([3]), value)}, weights)
+        with pytest.raises(TextEncoderError, match=message):
+            MiniLMEncoder(folder=sentence_folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"chair":4', '"chair":8', "tokens to 8, 8 embeddings: expected fewer"),
+        ('"ids":[1]', '"ids":[999]', "tokens to 999, 8 embeddings: expected fewer"),
+        ('"[UNK]":2', '"[ODD]":2', "Missing [UNK] token"),
+        ('"WordLevel"', '"Level"', "Exception: data did not match any variant"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit(sentence_folder: Path, old: str, new: str, message: str) -> None:
+    file = sentence_folder / "tokenizer.json"
+    text = json.dumps(json.loads(file.read_text()), separators=(",", ":"))
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(TextEncoderError, match=r"^sentence encoder in ") as caught:
+        MiniLMEncoder(folder=sentence_folder)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", [0, 17, 10**30, True, "16", None])
+def test_a_length_that_has_no_positions(sentence_folder: Path, limit: object) -> None:
+    (sentence_folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+    with pytest.raises(TextEncoderError, match=r"max_seq_length = .*: expected a whole number from 1 to 16"):
+        MiniLMEncoder(folder=sentence_folder)
+
+
+def test_a_clip_whose_weights_are_not_finite(clip_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(clip_folder, tmp_path / "clip"))
+    state = load_file(folder / "open_clip_model.safetensors")
+    state["ln_final.weight"][0] = float("nan")
+    save_file(state, folder / "open_clip_model.safetensors")
+    with pytest.raises(TextEncoderError, match="its weights give values that are not finite"):
+        OpenClipTextEncoder(str(folder))
+
+
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny CLIP with random weights, as open_clip stores one."""
     open_clip = pytest.importorskip("open_clip")
-    from safetensors.torch import save_file
-
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("clip")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": {}}))
@@ -162,8 +248,6 @@ def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     open_clip = pytest.importorskip("open_clip")
     tokenizers = pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
-    from safetensors.torch import save_file
-
     words = {"<pad>": 0, "<eos>": 1, "<unk>": 2, "a": 3, "chair": 4, "sofa": 5}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -280,7 +364,10 @@ def test_many_texts_go_in_batches_and_may_be_given_up_between_them() -> None:
 
 
 def test_the_sentence_encoder_answers_several_threads_at_once(minilm: MiniLMEncoder) -> None:
-    assert_the_same_from_many_threads(minilm, TEXTS)
+    """Few and short texts: what counts is that calls overlap."""
+    assert_the_same_from_many_threads(
+        minilm, ["a chair", "something to sit on", "refrigerator", ""], threads=4, times=3
+    )
 
 
 def test_a_hugging_face_tokenizer_answers_several_threads_at_once(siglip_folder: Path) -> None:
@@ -288,16 +375,18 @@ def test_a_hugging_face_tokenizer_answers_several_threads_at_once(siglip_folder:
     assert_the_same_from_many_threads(OpenClipTextEncoder(str(siglip_folder)), ["a chair", "a sofa", "sofa a chair"])
 
 
-def assert_the_same_from_many_threads(encoder: TextEncoder, texts: list[str]) -> None:
+def assert_the_same_from_many_threads(
+    encoder: TextEncoder, texts: list[str], threads: int = 6, times: int = 10
+) -> None:
     expected = encoder.encode(texts)
 
     def ask(seed: int) -> None:
         order = [(seed + i) % len(texts) for i in range(len(texts))]
-        for _ in range(10):
+        for _ in range(times):
             torch.testing.assert_close(encoder.encode([texts[i] for i in order]), expected[order], atol=2e-6, rtol=0)
 
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(ask, range(6)))  # raises what a thread raised
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(ask, range(threads)))  # raises what a thread raised
 
 
 def test_a_larger_model_takes_fewer_texts_at_a_time_on_a_cpu() -> None:

@@ -112,12 +112,34 @@ def test_no_features() -> None:
         ({"calibration": {"scale": -1.0, "offset": 0.0}}, "scale > 0"),
         ({"calibration": {"scale": None, "offset": 0.0}}, "calibration"),
         ({"calibration": [1, 2]}, "calibration = "),
+        ({"calibration": {"scale": "13", "offset": 0.0}}, "calibration: scale = '13': expected a number"),
+        ({"calibration": {"scale": True, "offset": 0.0}}, "calibration: scale = True: expected a number"),
+        ({"calibration": {"scale": 1.0, "offset": float("nan")}}, "calibration: offset = nan: expected a number"),
+        (
+            {"calibration": {"scale": 1e300, "offset": 0.0}},
+            r"scale = 1e\+300: expected .* to 1e\+06",
+        ),
+        ({"calibration": {"scale": 10**400, "offset": 0.0}}, "calibration: scale = 1000"),
+        ({"text": {"head": 3}}, "text.head = 3: expected a name"),
+        ({"text": {"head": ["lang"]}}, r"text.head = \['lang'\]: expected a name"),
+        ({"text": {"prompts": {"{label}": 1}}}, "text.prompts = {'{label}': 1}: expected texts"),
+        ({"text": {"prompts": [1, "{label}"]}}, "text.prompts"),
+        ({"text": {"prompts": None}}, "text.prompts = None"),
+        ({"threshold": None}, "threshold = None"),
+        ({"threshold": 10**400}, "threshold = 1000"),
         ({"text": "minilm"}, "text = 'minilm'"),
     ],
 )
 def test_bad_description(description: dict[str, Any], message: str) -> None:
-    with pytest.raises(TextSideError, match=message):
+    with pytest.raises(TextSideError, match=message) as caught:
         TextSide(description, {}, HashedEncoder())
+    assert str(caught.value).startswith("model description: ") and len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("encoder", [3, None, "", ["minilm"]])
+def test_an_encoder_of_no_name(encoder: object) -> None:
+    with pytest.raises(TextSideError, match=r"model description: text\.encoder = .*: expected a name"):
+        TextSide({"text": {"encoder": encoder}})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,8 +107,12 @@ def test_torchvision_from_a_file(tmp_path: Path) -> None:
     with torch.no_grad():
         whole = network.eval()(x)["out"].softmax(dim=1)
     torch.testing.assert_close(p[0, 3, 5], whole[0, :, 24:32, 40:48].mean(dim=(1, 2)))
-    with pytest.raises(TeacherError, match="torchvision model"):
+    with pytest.raises(TeacherError, match=r"model 'fcn_resnet50': lraspp\.pth#\w+ does not fit the model; "):
         TorchvisionSegmenter("fcn_resnet50", str(file))
+    next(iter(network.parameters())).data.fill_(float("inf"))
+    torch.save(network.state_dict(), file)
+    with pytest.raises(TeacherError, match=r"lraspp\.pth: 'backbone\.0\.0\.weight' has values that are not finite"):
+        TorchvisionSegmenter("lraspp_mobilenet_v3_large", str(file))
 
 
 def test_torchvision_without_such_a_model() -> None:
@@ -163,3 +169,42 @@ def test_transformers_with_half_of_the_weights(segformer: Path, tmp_path: Path) 
     (tmp_path / "config.json").write_text((segformer / "config.json").read_text())
     with pytest.raises(TeacherError, match="transformers model"):
         TransformersSegmenter(str(tmp_path))
+
+
+def test_transformers_lacks_a_tensor_or_has_a_bad_one(segformer: Path, tmp_path: Path) -> None:
+    """The library itself would go on with random values for the one, and with the other as it is."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(segformer, tmp_path / "model"))
+    state = load_file(folder / "model.safetensors")
+    bias = state.pop("decode_head.classifier.bias")
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TeacherError, match=r"transformers model .*: no weights decode_head\.classifier\.bias"):
+        TransformersSegmenter(str(folder))
+    bad = {**state, "decode_head.classifier.bias": bias.index_fill(0, torch.tensor([1]), float("nan"))}
+    save_file(bad, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TeacherError, match=r"'decode_head\.classifier\.bias' has values that are not finite"):
+        TransformersSegmenter(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_mean": "grey"}, "image_mean = 'grey': expected a list of up to 3 values"),
+        ({"image_mean": [0.5, 0.5]}, r"image_mean = \[0.5, 0.5\]: expected 3 numbers"),
+        ({"image_std": [0.5, 0.5, 0]}, "image_std = 0: expected a number from 1e-06"),
+        (
+            {"size": {"height": 10**9, "width": 64}},
+            r"size\.height = 1000000000: expected .* to 16384",
+        ),
+        ({"size": {"height": 64}}, "expected height and width, or shortest_edge"),
+        ({"size": "large"}, r"size\.shortest_edge = 'large'"),
+    ],
+)
+def test_transformers_with_bad_settings(
+    segformer: Path, tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    folder = Path(shutil.copytree(segformer, tmp_path / "model"))
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(TeacherError, match=message):
+        TransformersSegmenter(str(folder))

@@ -65,9 +65,13 @@ def test_the_command_makes_a_teacher(tmp_path: Path) -> None:
     assert {head: tuple(m.shape) for head, m in maps.items()} == {
         "lang": (1, 60, 80, 384), "gen": (1, 60, 80, 64), "obj": (1, 60, 80, 64),
     }  # fmt: skip
-    (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(ReadError, match=r"bad\.pth"):
-        start.main(["--weights", str(tmp_path / "bad.pth"), "--out", str(tmp_path / "none")])
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"no weights")
+    with pytest.raises(ReadError, match=r"bad\.pth: damaged or of another form"):
+        start.main(["--weights", str(bad), "--out", str(tmp_path / "none")])
+    torch.save({"fc.weight": torch.zeros(1000, 1280)}, bad)
+    with pytest.raises(ReadError, match=r"bad\.pth does not fit the model; .*unexpected keys: fc\.weight$"):
+        start.main(["--weights", str(bad), "--out", str(tmp_path / "none")])
 
 
 @pytest.mark.parametrize("values", [{"encoder": "other"}, {"class_share": 0.5}, {"class_share": 2.0}])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_core.teachers import load_teacher
+from chorus_core.teachers import embedded, load_teacher
 from chorus_core.teachers.base import TeacherError
 from chorus_core.teachers.embedded import (
     EmbeddedConfig,
@@ -122,17 +122,65 @@ def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
         load_embedded(folder)
 
 
-@pytest.mark.parametrize("change", [{"pyramid": 32}, {"unknown": 3}, {"heads": {"lang": 6}}, {"widths": [8]}])
-def test_another_architecture_is_refused(folder: Path, change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pyramid": 32}, r"teacher does not fit the model; wrong shapes: context\.bias is \(16,\), expected \(32,\)"),
+        ({"heads": {"lang": 6}}, "unexpected keys: heads.gen.0.bias"),
+        ({"unknown": 3}, "unknown"),
+        ({"widths": [8]}, r"widths \(8,\), depths \(1, 1, 1, 1\): expected as many of both"),
+        ({"widths": [8, 12, 16, 10**12]}, r"widths\[3\] = 1000000000000: expected a whole number from 1 to 4096"),
+        ({"depths": [1, 1, 1, 10**9]}, r"depths\[3\] = 1000000000: expected a whole number from 1 to 64"),
+        ({"pyramid": -16}, "pyramid = -16"),
+        ({"hidden": True}, "hidden = True"),
+        ({"stem": 8.0}, "stem = 8.0"),
+        ({"height": float("nan")}, "height = nan"),
+        ({"heads": {"lang": 10**12}}, r"heads\['lang'\] = 1000000000000"),
+        ({"heads": [6, 4, 5]}, r"heads = \(6, 4, 5\): expected widths"),
+        ({"class_half": 0}, "class_half = 0: expected a number from 1e-06"),
+        ({"class_share": "all"}, "class_share = 'all'"),
+        ({"text": None}, "text = None: expected the name of a text encoder"),
+        ({"encoder": "resnet"}, "encoder 'resnet': expected residual or efficientnet_lite0"),
+        ({"encoder": "efficientnet_lite0", "heads": {"gen": 4}}, "damaged or of another form: KeyError: 'lang'"),
+        ({"widths": [4096] * 4, "depths": [16] * 4}, "does not fit the model"),
+    ],
+)
+def test_another_architecture_is_refused_at_once(
+    folder: Path, change: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_the_meta_device(config: EmbeddedConfig) -> EmbeddedNet:
+        assert torch.empty(0).device.type == "meta", "weights are made before they are known to fit"
+        return build_net(config)
+
+    monkeypatch.setattr(embedded, "build_net", on_the_meta_device)
     description = json.loads((folder / "config.json").read_text())
     description["teacher"].update(change)
     (folder / "config.json").write_text(json.dumps(description))
-    with pytest.raises(TeacherError, match="embedded teacher"):
+    with pytest.raises(TeacherError, match=message) as caught:
+        load_embedded(folder)
+    assert str(caught.value).startswith(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "damaged or of another form"),
+        ("[]", "expected a mapping, got list"),
+        ("[" * 100_000, "nested more than 64 levels deep"),
+        ("{}", "expected an object with an object 'teacher'"),
+        ('{"teacher": 3, "sha256": ""}', "expected an object with an object 'teacher'"),
+        ('{"teacher": {}, "sha256": "", "name": 3}', "a text as 'name'"),
+    ],
+)
+def test_a_bad_description_is_refused(folder: Path, text: str, message: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(TeacherError, match=rf"config\.json: .*{message}"):
         load_embedded(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"teacher": 3, "sha256": ""}'])
-def test_a_bad_description_is_refused(folder: Path, text: str) -> None:
-    (folder / "config.json").write_text(text)
-    with pytest.raises(TeacherError, match="embedded teacher"):
+def test_values_that_are_not_finite_are_refused(folder: Path, net: EmbeddedNet) -> None:
+    with torch.no_grad():
+        net.merge[0].weight[0, 0, 0, 0] = float("nan")
+    write_embedded(folder, net, {"name": "little"})
+    with pytest.raises(TeacherError, match=r"model\.safetensors: 'merge\.0\.weight' has values that are not finite"):
         load_embedded(folder)

@@ -74,7 +74,13 @@ def test_random_weights_in_the_true_format(tmp_path: Path) -> None:
     torch.testing.assert_close(p.sum(dim=-1), torch.ones(1, 32, 41))
     state.pop("2.weight")
     torch.save(state, tmp_path / "enet.pth")
-    with pytest.raises(TeacherError, match=r"ENet weights .*"):
+    with pytest.raises(TeacherError, match=r"ENet weights '.*' does not fit the model; missing keys: 2\.weight$"):
+        ENetSegmenter(tmp_path / "enet.pth")
+    torch.save({**state, "2.weight": torch.full((16,), float("nan"))}, tmp_path / "enet.pth")
+    with pytest.raises(TeacherError, match=r"enet\.pth: '2\.weight' has values that are not finite$"):
+        ENetSegmenter(tmp_path / "enet.pth")
+    (tmp_path / "enet.pth").write_bytes(b"no weights")
+    with pytest.raises(TeacherError, match=r"enet\.pth: damaged or of another form"):
         ENetSegmenter(tmp_path / "enet.pth")
 
 

@@ -19,6 +19,7 @@ from small_bank import DIM, NAMES, small_bank
 from small_scenes import TINY, tiny_recipe, units, write_blobs
 
 from chorus_core.encoder.checkpoint import read_model
+from chorus_core.io.errors import ReadError
 from chorus_core.io.scene_folder import SceneFolderError
 from training import pretrain
 from training.augment import AugmentConfig
@@ -117,6 +118,20 @@ def test_a_finished_run_is_left_alone_and_a_model_is_started_from(
     pretrain.main(short)
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == weights
     assert (tmp_path / "run" / "log.jsonl").read_text() == log
+    state_file = tmp_path / "run" / "state.pt"
+    state, whole = torch.load(state_file, weights_only=True), state_file.read_bytes()
+    for change, message in (
+        ({"step": "four"}, r"step = 'four': expected a whole number"),
+        ({"model": {}}, r"Missing key\(s\) in state_dict"),
+        ({"optimizer": {"param_groups": []}}, r"state\.pt: damaged or of another form"),
+        ({"schedule": {"base_lrs": [torch.tensor(float("nan"))]}}, r"'schedule\.base_lrs\.0' has values that are not"),
+    ):
+        torch.save({**state, **change}, state_file)
+        with pytest.raises(ReadError, match=message):
+            pretrain.main(short)
+    state_file.write_bytes(whole[:-100])
+    with pytest.raises(ReadError, match=r"state\.pt: damaged or of another form"):
+        pretrain.main(short)
     first, _, _ = read_model(tmp_path / "run" / "model")
     assert dict(first.config.heads) == {"lang": DIM}, "--heads"
     config = json.loads((tmp_path / "run" / "config.json").read_text())["pretrain"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from chorus_core.io.errors import ReadError, reading
+from chorus_core.io.weights import check_fit, read_weights
 from chorus_core.semantics.text_encoder import TextEncoder, load_text_encoder
 from chorus_core.teachers.embedded import EmbeddedConfig, build_net, write_embedded
 from chorus_core.teachers.embedded_net import LiteNet
@@ -23,14 +23,15 @@ def start(weights: Path, encoder: TextEncoder, seed: int = 0) -> LiteNet:
     """The network with these weights in its encoder, and random pyramid and heads.
 
     Raises:
-        ReadError: no weights of EfficientNet-Lite0.
+        WeightsError: no weights of EfficientNet-Lite0.
     """
     torch.manual_seed(seed)
     heads = {"lang": encoder.dim, "gen": 64, "obj": 64}
     net = build_net(EmbeddedConfig(heads=heads, text=encoder.name, encoder="efficientnet_lite0", class_share=1.0))
     assert isinstance(net, LiteNet)
-    with reading(weights, ReadError):
-        net.encoder.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    state = read_weights(weights)
+    check_fit(state, net.encoder.state_dict(), weights)
+    net.encoder.load_state_dict(state)
     net.class_text.copy_(class_texts(encoder))
     return net
 
