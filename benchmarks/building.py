@@ -13,7 +13,10 @@ from chorus_core.frames import CameraIntrinsics, RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping.geometry import quats_from_normals
 
-HALL = ((-3.0, -1.3, 0.0), (60.0, 1.3, 2.4))
+Box = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Lower and upper corner, metres."""
+
+HALL: Box = ((-3.0, -1.3, 0.0), (60.0, 1.3, 2.4))
 """Lower and upper corner of the hall the camera drives along +x, metres."""
 CAMERA = CameraIntrinsics(525.0, 525.0, 319.5, 239.5, 640, 480)
 
@@ -37,7 +40,7 @@ def drive(
     for i in range(count):
         t = i / rate
         pose = look((speed * t, 0.25 * np.sin(0.5 * t), 1.2), yaw=0.5 * np.sin(0.6 * t), pitch=-0.15)
-        depth, color = _cast(camera, pose, boxes)
+        depth, color = cast(camera, pose, boxes)
         noise = rng.standard_normal(depth.shape, dtype=np.float32) * 0.0012 * depth**2
         depth = np.round((depth + noise) * 1000.0) / 1000.0
         depth[rng.random(depth.shape) < 0.02] = 0.0
@@ -103,15 +106,15 @@ def look(position: tuple[float, float, float], yaw: float, pitch: float) -> np.n
     return pose
 
 
-def _cast(camera: CameraIntrinsics, pose: np.ndarray, boxes: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """z-depth, float32 [H, W], and colour, uint8 [H, W, 3], of the hall and the boxes in it, by the slab method."""
+def cast(camera: CameraIntrinsics, pose: np.ndarray, boxes: Tensor, hall: Box = HALL) -> tuple[np.ndarray, np.ndarray]:
+    """z-depth, float32 [H, W], and colour, uint8 [H, W, 3], of a hall and the boxes in it, by the slab method."""
     u, v = torch.meshgrid(torch.arange(camera.width), torch.arange(camera.height), indexing="xy")
     rays = torch.stack(((u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, torch.ones_like(u)), -1).float()
     rotation = torch.tensor(pose[:3, :3], dtype=torch.float32)
     origin = torch.tensor(pose[:3, 3], dtype=torch.float32)
     # A ray of z-depth 1: the distance along it, in these units, is the z-depth.
     inverse = 1.0 / (rays.reshape(-1, 3) @ rotation.T + 1e-9)  # [P, 3]
-    low, high = torch.tensor(HALL)
+    low, high = torch.tensor(hall)
     depth = torch.maximum((low - origin) * inverse, (high - origin) * inverse).amin(dim=1)  # leaving the hall
     near = ((boxes.mean(dim=1) - origin)[:, :2].norm(dim=1) < 12.0).nonzero().squeeze(1)
     for box in boxes[near]:

@@ -49,8 +49,8 @@ class StagedMap(GaussianMap):
     def _fuse(self, *arguments: Any) -> Any:
         return self._timed("fuse", super()._fuse, *arguments)
 
-    def _carve(self, *arguments: Any) -> Any:
-        return self._timed("carve", super()._carve, *arguments)
+    def _look_again(self, *arguments: Any) -> Any:
+        return self._timed("carve", super()._look_again, *arguments)
 
     def _timed(self, stage: str, call: Any, *arguments: Any) -> Any:
         synchronize(self.device)

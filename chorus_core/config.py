@@ -57,7 +57,10 @@ class MapConfig:
     stride: int = option(
         0, "use every n-th pixel in x and y; 0 picks the largest that keeps 9 pixels a voxel", ge=0, le=16
     )
-    min_hits: int = option(2, "frames that must have seen a Gaussian before it is handed out", ge=1)
+    min_share: float = option(
+        0.5, "a Gaussian is handed out if this share of the frames that should have measured it did", ge=0.0, le=1.0
+    )
+    min_hits: int = option(1, "frames that must have measured a Gaussian for it to be handed out", ge=1)
     carve: bool = option(True, "remove Gaussians that a later frame sees through", dynamic=True)
     carve_margin: float = option(
         0.06, "metres a Gaussian must lie in front of the measured surface to count as seen through", gt=0.0

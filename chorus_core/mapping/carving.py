@@ -1,6 +1,8 @@
-"""Free space: which points of the map a frame sees through, and which lie in its view."""
+"""Free space: which points of the map a frame sees through, and which of them it should have measured."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,18 +13,52 @@ from chorus_core.mapping.surface import DeviceFrame
 _FARTHEST = 40.0
 """Metres no RGB-D camera measures: what lies beyond marks missing or saturated depth (65.535 m in 16 bits)."""
 
+_FACING = 0.1
+"""Cosine between a normal and the way to the camera from which on a surface is looked at: 60 degrees."""
 
-def seen_through(points: Tensor, frame: DeviceFrame, config: MapConfig) -> Tensor:
-    """Which world points [N, 3] stand in what the frame shows to be empty, bool [N].
+
+@dataclass(frozen=True)
+class Look:
+    """What a frame shows of points of the map, [N] each.
+
+    Attributes:
+        through: bool, stands in what the frame shows to be empty.
+        expected: probability in [0, 1] that a surface there would have been measured by the pixels that are used; 0
+            where it is hidden, turned away, or beside a jump of depth.
+    """
+
+    through: Tensor
+    expected: Tensor
+
+
+def look(points: Tensor, normals: Tensor, frame: DeviceFrame, config: MapConfig, stride: int = 1) -> Look:
+    """What a frame shows of points with normals, [N, 3] both in the world, when it is used at a stride.
 
     A point is seen through where even the nearest depth of the 3 x 3 pixels around its projection lies clearly behind
-    it. The margin grows with the square of depth, as the sensor's noise does.
+    it. The margin grows with the square of depth, as the sensor's noise does. Within that margin, before or behind
+    what is measured, the point would be part of this surface. Pixels fall on it as on any area of their number
+    (Poisson): a far or slanted voxel is often met by none.
     """
     z, pixel = project(points, frame, config.depth_min)
-    measured = nearest_around(frame.depth).view(-1)[pixel.clamp(min=0)]
+    seen, pixel = pixel >= 0, pixel.clamp(min=0)
+    nearest = nearest_around(frame.depth).view(-1)[pixel]
     margin = config.carve_margin + 0.01 * z.square()
     # What is too far away to be mapped still shows that the space before it is free.
-    return (pixel >= 0) & (measured > z + margin) & (measured < _FARTHEST)
+    through = seen & (nearest > z + margin) & (nearest < _FARTHEST)
+
+    measured = frame.depth.view(-1)[pixel]
+    there = seen & ((measured - z).abs() < margin) & (measured - nearest < 0.5 * margin)
+    there &= (measured > config.depth_min) & (measured < config.depth_max)
+    away = frame.world_from_camera[:3, 3] - points
+    facing = (away * normals).sum(dim=1) / away.norm(dim=1).clamp(min=1e-6)
+    edge = frame.intrinsics.fx / stride * config.voxel_size / z.clamp(min=1e-6)  # of a voxel, in the pixels used
+    pixels = torch.where(there & (facing > _FACING), edge.square() * facing, 0.0)
+    return Look(through, 1.0 - torch.exp(-pixels))
+
+
+def seen_through(points: Tensor, frame: DeviceFrame, config: MapConfig) -> Tensor:
+    """Which world points [N, 3] stand in what the frame shows to be empty, bool [N]; see :func:`look`."""
+    return look(points, torch.zeros_like(points), frame, config).through
 
 
 def nearest_around(depth: Tensor) -> Tensor:

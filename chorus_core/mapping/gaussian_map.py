@@ -17,19 +17,26 @@ from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping import block_table, carving
 from chorus_core.mapping.block_table import BlockTable
-from chorus_core.mapping.geometry import quats_from_normals
+from chorus_core.mapping.gaussian_state import (
+    COLUMNS,
+    EVIDENCE,
+    MAX_EVIDENCE,
+    MEAN,
+    MEMORY,
+    NORMAL,
+    WEIGHT,
+    from_gaussians,
+    share_of,
+    to_gaussians,
+)  # fmt: skip
 from chorus_core.mapping.surface import DeviceFrame, SurfacePixels, choose_stride, measure
 
 BLOCK = 8
 """Voxels along the edge of a block."""
 _CELLS = BLOCK**3
 _NONE = -1
-_MAX_EVIDENCE = 8.0
-
-# Columns of a Gaussian's state. The running means come first, in the order of ``SurfacePixels``.
-_MEAN, _COLOR, _NORMAL, _FOOTPRINT = slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 10)
-_WEIGHT, _EVIDENCE = 10, 11
-_STATE = 12
+_ESTABLISHED = 2
+"""Frames that measured a Gaussian from which on pixels beside its voxel join it."""
 
 
 @dataclass
@@ -101,7 +108,7 @@ class GaussianMap:
         self.stamp = frame.stamp
         slots, added, evicted, dropped = self._slots_of(pixels)
         touched = self._fuse(pixels, slots)
-        carved = self._carve(on_device) if self.config.carve and self.frames > 1 else 0
+        carved = self._look_again(on_device, stride) if self.frames > 1 else 0
         return IntegrateReport(pixels.points.shape[0], touched, added, carved, evicted, dropped)
 
     def __len__(self) -> int:
@@ -109,16 +116,27 @@ class GaussianMap:
         return self._used - self._free_slots.shape[0]
 
     def export(self, min_hits: int | None = None) -> MapSnapshot:
-        """All Gaussians seen in at least ``min_hits`` frames (the configuration's by default), as a copy."""
-        hits = self.config.min_hits if min_hits is None else min_hits
-        hits = max(min(hits, self.frames), 1)  # a freed slot has none
-        slots = (self._hits[: self._used] >= hits).nonzero().squeeze(1)
-        return self._snapshot(slots)
+        """A copy of all Gaussians that are sure enough.
+
+        Those that the configured share of the frames which should have measured them did, which tells depth noise from
+        a surface however often it was looked at. With ``min_hits`` those seen in so many frames instead.
+        """
+        slots = torch.arange(self._used, device=self.device)
+        if min_hits is None:
+            return self._snapshot(slots[self._is_sure(slots)])
+        hits = max(min(min_hits, self.frames), 1)  # a freed slot has none
+        return self._snapshot(slots[self._hits[slots] >= hits])
 
     def export_blocks(self, blocks: Tensor) -> MapSnapshot:
-        """The Gaussians of some blocks (ids [B]) as a copy."""
+        """The sure Gaussians of some blocks (ids [B]) as a copy."""
         slots = self._slots_in(blocks)
-        return self._snapshot(slots[self._hits[slots] >= min(self.config.min_hits, max(self.frames, 1))])
+        return self._snapshot(slots[self._is_sure(slots)])
+
+    def _is_sure(self, slots: Tensor) -> Tensor:
+        """Which of some slots [N] are handed out, bool [N]; a freed one is not."""
+        hits = self._hits[slots]
+        enough = hits >= max(min(self.config.min_hits, self.frames), 1)
+        return enough & (share_of(hits, self._missed[slots]) >= self.config.min_share)
 
     def take_dirty(self) -> Tensor:
         """Ids of the blocks changed since the last call, int64 [B]; marks them clean."""
@@ -141,30 +159,22 @@ class GaussianMap:
 
     def points_in_view(self, frame: DeviceFrame) -> Tensor:
         """Centres of the Gaussians in view of a frame and in range, metres [N, 3]."""
-        return self._state[self._slots_in(self._visible_blocks(frame)), _MEAN]
+        return self._state[self._slots_in(self._visible_blocks(frame)), MEAN]
 
     def still_there(self, slots: Tensor, births: Tensor) -> Tensor:
         """Which snapshot entries still name the same Gaussian, bool [N]."""
         return self._birth[slots] == births
 
     def insert(self, gaussians: Gaussians, stamp: float = 0.0) -> None:
-        """Load Gaussians (a saved map) as if they had been seen often; one per voxel survives.
-
-        Opacity becomes evidence, the quaternion's z axis the normal and the largest scale the footprint.
-        """
-        from chorus_core.mapping.geometry import rotations_from_quats
-
-        g = gaussians.to(self.device)
-        normals = rotations_from_quats(g.quats)[..., 2]
-        pixels = SurfacePixels(g.means, normals, g.colors, torch.ones_like(g.opacities), g.scales.amax(dim=1) * 2)
+        """Load Gaussians (a saved map) as if they had been seen often; one per voxel survives."""
+        pixels, evidence = from_gaussians(gaussians.to(self.device))
         self.frames += 1
         self.stamp = stamp
         slots, *_ = self._slots_of(pixels)
         self._fuse(pixels, slots)
         kept = slots != _NONE
-        self._hits[slots[kept]] = self.config.min_hits
-        evidence = -torch.log1p(-g.opacities[kept].clamp(max=0.999))
-        self._state[slots[kept], _EVIDENCE] = evidence.clamp(0.1, _MAX_EVIDENCE)
+        self._hits[slots[kept]] = max(self.config.min_hits, _ESTABLISHED)
+        self._state[slots[kept], EVIDENCE] = evidence[kept]
 
     # ---- from pixels to slots ---------------------------------------------------------------------------------
 
@@ -211,8 +221,8 @@ class GaussianMap:
         cells = blocks.clamp(min=0) * _CELLS + cells_inside
         slots = torch.where(blocks >= 0, self._slab.view(-1)[cells].long(), _NONE).view(-1, len(offsets))
         candidates = slots.clamp(min=0)
-        alike = (self._state[candidates, _NORMAL] * normals[:, None]).sum(dim=2) > 0.5
-        fits = (slots >= 0) & alike & (self._hits[candidates] >= 2)  # [F, 4]
+        alike = (self._state[candidates, NORMAL] * normals[:, None]).sum(dim=2) > 0.5
+        fits = (slots >= 0) & alike & (self._hits[candidates] >= _ESTABLISHED)  # [F, 4]
         first = fits.int().argmax(dim=1, keepdim=True)
         return torch.where(fits.gather(1, first), slots.gather(1, first), _NONE).squeeze(1)
 
@@ -261,6 +271,7 @@ class GaussianMap:
         self._used += grown
         self._state[slots] = 0
         self._hits[slots] = 0
+        self._missed[slots] = 0
         self._birth[slots] = torch.arange(self._births, self._births + slots.numel(), device=self.device)
         self._births += slots.numel()
         return slots, evicted
@@ -289,28 +300,37 @@ class GaussianMap:
         observed = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)  # [M, 10]
         weight = (sums[:, -1:] * 4).clamp(0.02, 1.0)
         old = self._state[touched]
-        means, old_weight, evidence = old[:, :_WEIGHT], old[:, _WEIGHT, None], old[:, _EVIDENCE, None]
+        means, old_weight, evidence = old[:, :WEIGHT], old[:, WEIGHT, None], old[:, EVIDENCE, None]
         means = means + weight / (old_weight + weight) * (observed - means)
         weight = (old_weight + weight).clamp(max=self.config.max_weight)
-        self._state[touched] = torch.cat((means, weight, (evidence + 1.0).clamp(max=_MAX_EVIDENCE)), dim=1)
+        self._state[touched] = torch.cat((means, weight, (evidence + 1.0).clamp(max=MAX_EVIDENCE)), dim=1)
         self._hits[touched] += 1
+        self._last_hit[touched] = self.frames
         self._block_dirty[self._slot_cell[touched] // _CELLS] = True
         return touched.numel()
 
-    def _carve(self, frame: DeviceFrame) -> int:
-        """Take evidence from Gaussians that the frame sees through; remove those left with none.
+    def _look_again(self, frame: DeviceFrame, stride: int) -> int:
+        """Hold what is known of the blocks in view against a frame; how many Gaussians it takes from the map.
 
-        Only blocks in view are examined, a bounded number a frame, taking turns.
+        What the frame sees through loses evidence, and is removed when none is left. What it should have measured and
+        did not has missed a frame. Only blocks in view are examined, a bounded number a frame, taking turns.
         """
         blocks = self._visible_blocks(frame)
         if blocks.numel() == 0:
             return 0
         slots = self._slots_in(blocks)
-        through = slots[carving.seen_through(self._state[slots, _MEAN], frame, self.config)]
-        if through.numel() == 0:
+        state = self._state[slots]
+        found = carving.look(state[:, MEAN], state[:, NORMAL], frame, self.config, stride)
+        expected = torch.where(self._last_hit[slots] == self.frames, 0.0, found.expected)
+        sure = self._is_sure(slots)
+        self._missed[slots] = (self._missed[slots] + expected).clamp(max=MEMORY)
+        lost = slots[sure & ~self._is_sure(slots)]
+        self._block_dirty[self._slot_cell[lost] // _CELLS] = True
+        through = slots[found.through]
+        if not self.config.carve or through.numel() == 0:
             return 0
-        evidence = self._state[through, _EVIDENCE] - 1.0
-        self._state[through, _EVIDENCE] = evidence
+        evidence = self._state[through, EVIDENCE] - 1.0
+        self._state[through, EVIDENCE] = evidence
         gone = through[evidence <= 0]
         self._release(gone)
         return gone.numel()
@@ -358,29 +378,17 @@ class GaussianMap:
 
     def _snapshot(self, slots: Tensor) -> MapSnapshot:
         """Copies of the Gaussians in some slots [N]."""
-        voxel = self.config.voxel_size
-        state = self._state[slots]
-        normals = torch.nn.functional.normalize(state[:, _NORMAL], dim=1)
-        flat = torch.tensor((0.0, 0.0, 1.0), device=self.device)
-        normals = torch.where(normals.square().sum(1, keepdim=True) > 0.5, normals, flat)
-        # Neighbouring discs overlap enough to close the surface; beyond the voxel, the pixel's footprint rules.
-        tangential = (0.5 * state[:, _FOOTPRINT]).clamp(min=0.55 * voxel)
-        scales = torch.cat((tangential, tangential, torch.full_like(tangential, 0.15 * voxel)), dim=1)
-        gaussians = Gaussians(
-            means=state[:, _MEAN].contiguous(),
-            quats=quats_from_normals(normals),
-            scales=scales,
-            opacities=(1.0 - torch.exp(-state[:, _EVIDENCE])).clamp(0.0, 0.995),
-            colors=state[:, _COLOR].clamp(0.0, 1.0),
-        )
+        gaussians = to_gaussians(self._state[slots], self.config.voxel_size)
         return MapSnapshot(gaussians, slots.clone(), self._birth[slots], self.stamp)
 
     def _indices(self, count: int) -> Tensor:
         return torch.full((count,), _NONE, dtype=torch.int64, device=self.device)
 
     def _allocate_slots(self, capacity: int) -> None:
-        self._grow("_state", torch.zeros((capacity, _STATE), device=self.device))
+        self._grow("_state", torch.zeros((capacity, COLUMNS), device=self.device))
         self._grow("_hits", torch.zeros(capacity, dtype=torch.int32, device=self.device))
+        self._grow("_last_hit", torch.zeros(capacity, dtype=torch.int32, device=self.device))
+        self._grow("_missed", torch.zeros(capacity, device=self.device))
         self._grow("_birth", self._indices(capacity))
         self._grow("_slot_cell", self._indices(capacity))
         self._scratch = torch.zeros(capacity + 1, dtype=torch.int32, device=self.device)

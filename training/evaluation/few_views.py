@@ -99,7 +99,7 @@ def few_view_rooms(
 
 
 def _map(frames: Sequence[RgbdFrame], voxel_size: float, device: torch.device | str) -> Gaussians:
-    built = GaussianMap(dataclasses.replace(MapConfig(), voxel_size=voxel_size, min_hits=1), device)
+    built = GaussianMap(dataclasses.replace(MapConfig(), voxel_size=voxel_size, min_share=0.0), device)
     for frame in frames:
         built.integrate(frame)
     return built.export().gaussians.to("cpu")

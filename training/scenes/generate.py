@@ -64,7 +64,7 @@ def scan(
 
 def build_map(frames: list[RgbdFrame], voxel_size: float) -> GaussianMap:
     """The map a robot would have after these frames; on one thread, since the order of Gaussians varies on several."""
-    built = GaussianMap(dataclasses.replace(MapConfig(), voxel_size=voxel_size, min_hits=1))
+    built = GaussianMap(dataclasses.replace(MapConfig(), voxel_size=voxel_size))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,7 +92,7 @@ def generate_scene(config: GenerateConfig, library: AssetLibrary, split: Split, 
     scene, rooms = compose(library, split.allowed(config.subset), rng, varied=config.subset == "train")
     frames, truth = scan(scene, rng, int(rng.integers(config.views[0], config.views[1] + 1)))
     voxel = float(np.exp(rng.uniform(*np.log(config.voxel_size))))
-    # A map with the default of two hits is a little cleaner than one with a single hit: train on both.
+    # A map of what two frames saw is a little cleaner than one of what a single frame did: train on both.
     built = build_map(frames, voxel).export(min_hits=int(rng.integers(1, 3)))
     gaussians = crop(built.gaussians, config.max_gaussians, rng)
     labels = vote_labels(gaussians.means.numpy(), truth, len(scene.instances), tolerance=0.02 + voxel)
