@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import pickletools
 import zipfile
@@ -17,6 +18,11 @@ from chorus_core.io.errors import ReadError, reading
 
 _ZIP = b"PK\x03\x04"
 _INTEGERS = {"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"}
+_PICKLE, _PICKLES_BEFORE_1_6 = "data.pkl", 5
+"""Where the objects of a zip archive are; a file of torch before 1.6 begins with a magic number, the version, facts of
+the machine, the objects, and the names of the storages, whose bytes follow."""
+
+_LONGEST_NAME = 200
 _SHARED = 2
 """Bytes of all tensors over bytes of the file: tensors may share values, but not without end."""
 
@@ -129,29 +135,38 @@ def _unpickle(path: Path, size: int) -> Any:
         zipped = file.read(len(_ZIP)) == _ZIP
     if zipped:
         with zipfile.ZipFile(path) as archive:
-            announced = sum(entry.file_size for entry in archive.infolist())
+            entries = archive.infolist()
+            _check_announced(sum(entry.file_size for entry in entries), size)
+            for entry in entries:
+                if entry.filename.endswith(_PICKLE):
+                    _check_pickles(io.BytesIO(archive.read(entry)), 1, size)
     else:
-        announced = _largest_storage(path)
-    if announced > size:
-        raise ValueError(f"announces {announced} bytes, the file has {size}")
+        # Mapped: to read as many bytes as a pickle announces would take memory for them first.
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            _check_pickles(content, _PICKLES_BEFORE_1_6, size)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _largest_storage(path: Path) -> int:
-    """Values of the largest storage in a file of torch before 1.6: pickles, then the storages' bytes end to end.
+def _check_pickles(file: io.BytesIO | mmap.mmap, count: int, size: int) -> None:
+    """Look through pickles that follow each other, for what torch must not be given.
 
-    A storage is a tuple that ends with its number of values, followed by the instruction that makes a storage of it.
+    That is a storage of more values than the file has bytes: a tuple that ends with their number, and then the
+    instruction that makes a storage of it. And an absurdly long name: torch's message over it takes minutes to make.
     """
-    largest = number = 0
-    # Mapped: to read as many bytes as a pickle announces would take memory for them first.
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for _ in range(5):  # a magic number, the version, facts of the machine, the objects, names of the storages
-            for instruction, value, _ in pickletools.genops(content):
-                if instruction.name in _INTEGERS:
-                    number = value
-                elif instruction.name == "BINPERSID":
-                    largest = max(largest, number)
-    return largest
+    number = 0
+    for _ in range(count):
+        for instruction, value, _ in pickletools.genops(file):
+            if instruction.name in _INTEGERS:
+                number = value
+            elif instruction.name == "BINPERSID":
+                _check_announced(number, size)
+            elif instruction.name == "GLOBAL" and len(value) > _LONGEST_NAME:
+                raise ValueError(f"asks for a function or class with a name of {len(value)} characters")
+
+
+def _check_announced(announced: int, size: int) -> None:
+    if announced > size:
+        raise ValueError(f"announces {announced} bytes, the file has {size}")
 
 
 def _is_plain(value: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import resource
 import struct
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,24 @@ def test_a_length_in_the_pickle_is_held_to_the_file(tmp_path: Path, legacy: bool
     if legacy:
         assert "announces 4294967296 bytes" in str(caught.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_name_without_end_is_refused_at_once(tmp_path: Path, legacy: bool) -> None:
+    path = save(tmp_path / "w.pth", STATE, legacy)
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+    def lengthen(_: str, content: bytes) -> bytes:
+        return content.replace(rebuild, rebuild[:-1] + b"x" * 300_000 + b"\n")
+
+    if legacy:
+        path.write_bytes(lengthen("", path.read_bytes()))
+    else:
+        repacked(path, lengthen)
+    began = time.process_time()
+    with pytest.raises(WeightsError, match="a function or class with a name of 3000"):
+        read_weights(path)
+    assert time.process_time() - began < 5.0
 
 
 class _Attack:
