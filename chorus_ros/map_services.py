@@ -110,8 +110,7 @@ class MapServices:
         folder = Path(self._config.map_folder).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"map_{datetime.now():%Y%m%d_%H%M%S_%f}.ply"  # to the microsecond: no two are alike
-        self._pipeline.save(path)
-        response.message = str(path)
+        response.message = str(self._pipeline.save(path))
 
     def _on_publish_map(self, _: Trigger.Request, response: Trigger.Response) -> None:
         response.message = f"{self._publisher.publish_cloud()} points"
