@@ -147,6 +147,7 @@ class SamProposer:
         # Its own search of crops stacks crops of unequal size, which some releases refuse; ours is below.
         self._options = {
             "points_per_crop": points,
+            "points_per_batch": points_per_batch(points),
             "crops_n_layers": 0,
             "pred_iou_thresh": least_iou,
             "stability_score_thresh": least_stability,
@@ -173,11 +174,26 @@ class SamProposer:
         """Masks bool [M, h, w] and predicted IoUs [M] of one crop."""
         from PIL import Image
 
-        found = self._pipeline(Image.fromarray(np.ascontiguousarray(image)), points_per_batch=64, **self._options)
+        found = self._pipeline(Image.fromarray(np.ascontiguousarray(image)), **self._options)
         masks = [torch.as_tensor(mask).bool().cpu() for mask in found["masks"]]
         if not masks:
             return torch.zeros(0, *image.shape[:2], dtype=torch.bool), torch.zeros(0)
         return torch.stack(masks), torch.as_tensor(found["scores"]).float().cpu()
+
+
+def points_per_batch(points: int, most: int = 64) -> int:
+    """Prompts searched at once: whole rows of the grid, in batches of one size.
+
+    A last batch that is smaller than the others is never marked as the last by transformers before 5.10, and the search
+    then ends in StopIteration.
+
+    Args:
+        points: a side of the grid of prompts.
+        most: in a batch, unless one row alone has more.
+    """
+    return points * max(
+        rows for rows in range(1, points + 1) if points % rows == 0 and (rows == 1 or rows * points <= most)
+    )
 
 
 def crop_boxes(height: int, width: int, layers: int) -> list[tuple[slice, slice]]:

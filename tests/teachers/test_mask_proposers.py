@@ -16,6 +16,7 @@ from chorus_core.teachers.mask_proposers import (
     distinct_masks,
     graph_segmentation,
     load_mask_proposer,
+    points_per_batch,
 )
 
 
@@ -156,6 +157,12 @@ def test_sam_with_crops_and_with_nothing_found(sam: Path) -> None:
     assert crops.propose(images(1, 48, 72)[0].numpy()).shape[1:] == (48, 72)
     strict = SamProposer(str(sam), points=2, crop_layers=0, least_iou=1e6)
     assert strict.propose(images(1, 48, 72)[0].numpy()).shape == (0, 48, 72)
+
+
+@pytest.mark.parametrize(("points", "expected"), [(32, 64), (2, 4), (3, 9), (9, 27), (31, 31), (48, 48), (67, 67)])
+def test_prompts_come_in_batches_of_one_size(points: int, expected: int) -> None:
+    assert points_per_batch(points) == expected
+    assert points**2 % expected == 0
 
 
 @settings(max_examples=40, deadline=None)
