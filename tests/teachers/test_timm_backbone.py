@@ -15,7 +15,7 @@ from chorus_core.teachers.timm_backbone import TimmTeacher
 
 timm = pytest.importorskip("timm")
 
-DINO = ("vit_tiny_patch16_dinov3_qkvb", {"depth": 2, "embed_dim": 48, "num_heads": 3})
+DINO = ("vit_small_patch16_dinov3_qkvb", {"depth": 2, "embed_dim": 48, "num_heads": 3})
 PE = ("vit_pe_spatial_tiny_patch16_512", {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64})
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
