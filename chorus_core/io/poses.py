@@ -59,6 +59,8 @@ def interpolate_trajectory(
     exact = stamps[after] == at
     before = np.maximum(after - 1, 0)
     known = exact | ((stamps[before] < at) & (at < stamps[after]) & (stamps[after] - stamps[before] <= max_gap))
+    if not known.any():  # scipy before 1.16 refuses to turn no rotations
+        return result, known
     if len(stamps) == 1:
         result[known] = transforms[0]
         return result, known

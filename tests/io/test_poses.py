@@ -79,3 +79,9 @@ def test_trajectory_of_none_or_one():
     assert not interpolate_trajectory(np.zeros(0), np.zeros((0, 4, 4)), at, 1.0)[1].any()
     matrices, known = interpolate_trajectory(np.ones(1), 2 * np.eye(4)[None], at, 1.0)
     assert known.tolist() == [False, True] and matrices[1, 0, 0] == 2
+
+
+def test_trajectory_that_knows_none_of_the_times():
+    matrices, known = interpolate_trajectory(np.arange(2.0), np.tile(np.eye(4), (2, 1, 1)), np.array([-1.0, 3.0]), 1.0)
+    assert known.tolist() == [False, False]
+    np.testing.assert_array_equal(matrices, np.tile(np.eye(4), (2, 1, 1)))
