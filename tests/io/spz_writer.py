@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import zstandard
-from scipy.spatial.transform import Rotation
 
 BITS = 12
 
 
 def random_values(count: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
+    quats = np.random.default_rng(1).normal(size=(count, 4))
     return {
         "means": rng.uniform(-500, 500, (count, 3)),
-        "quats": Rotation.random(count, rng=1).as_quat(),  # xyzw
+        "quats": quats / np.linalg.norm(quats, axis=1, keepdims=True),  # xyzw
         "logs": rng.uniform(-9, 4, (count, 3)),
         "opacities": rng.uniform(size=count),
         "f_dc": rng.uniform(-1.5, 1.5, (count, 3)),
