@@ -30,7 +30,7 @@ def test_as_defined(count: int, seed: int) -> None:
     means, sizes = surface(count, seed)
     rng = np.random.default_rng(seed)
     for place in rng.integers(0, count, rng.integers(0, 5)):
-        sizes[place] = float(rng.choice([0.05, 0.5, 5.0, 20.0]))
+        sizes[place] = float(rng.choice([0.05, 0.5, 5.0, 20.0]) * rng.uniform(1.0, 1.1))  # which of equal ones is open
         means[place, 2] = float(rng.uniform(0, 3))
     size = sizes.double().numpy()
     log = np.log(size)
