@@ -32,10 +32,13 @@ def look_at_images(bag: Bag) -> dict[str, Look]:
 def _look_at_image(message: Any) -> Look:
     frame = message.header.frame_id
     try:
-        image, _ = pixels(message)
+        image, encoding = pixels(message)
     except ImageError:  # of a coding that is not read: what colour mostly is
         return Look(frame)
-    kind = "depth" if image.dtype != np.uint8 else "grey" if image.ndim == 2 else "color"
+    if image.ndim == 3 or (encoding or "").startswith("bayer"):
+        kind = "color"
+    else:
+        kind = "grey" if image.dtype == np.uint8 else "depth"  # mono16 is of both; depth is the more common
     return Look(frame, kind, (image.shape[1], image.shape[0]))
 
 

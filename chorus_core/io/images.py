@@ -9,6 +9,7 @@ import numpy as np
 
 from chorus_core.io.compressed_images import as_bytes, decode_compressed, to_eight_bits
 from chorus_core.io.image_header import ImageError
+from chorus_core.io.planar_images import LAYOUTS, decode_planes, yuv_to_rgb
 
 __all__ = ["ImageError", "color_to_rgb", "decode_compressed", "decode_image", "depth_to_metres"]
 
@@ -27,6 +28,7 @@ _ENCODINGS: dict[str, tuple[str, int]] = {
     **{name: ("u2", len(name) - 2) for name in ("rgb16", "bgr16", "rgba16", "bgra16")},
     **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), ("u1", 2)),
     **{f"bayer_{order}{bits}": (f"u{bits // 8}", 1) for order in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)},
+    **dict.fromkeys(LAYOUTS, ("u1", 3)),
 }
 """Type and channels of a pixel by the name in sensor_msgs/image_encodings.hpp."""
 
@@ -52,15 +54,15 @@ def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian
 
     Args:
         encoding: as in sensor_msgs/image_encodings.hpp: rgb, bgr, rgba, bgra, mono and bayer_* of 8 or 16 bits, yuv422
-            (uyvy), yuv422_yuy2 (yuyv), 8UC1, 8UC3, 8UC4, 16UC1, 32FC1.
+            (uyvy), yuv422_yuy2 (yuyv), nv12, nv21, nv24, 8UC1, 8UC3, 8UC4, 16UC1, 32FC1.
         height, width: pixels.
         step: bytes a row, padding included.
         is_bigendian: byte order of pixels wider than a byte.
         data: uint8 buffer of ``height * step`` bytes or more (bytes, memoryview, array.array, ndarray).
 
     Returns:
-        uint8, uint16 or float32 in native byte order, [H, W] or [H, W, C] with channels as the encoding orders them;
-        a view of ``data`` where it can be (do not write to it).
+        uint8, uint16 or float32 in native byte order, [H, W] or [H, W, C] with channels as the encoding orders them
+        (nv*: Y, U, V); a view of ``data`` where it can be (do not write to it).
 
     Raises:
         ImageError: unknown encoding, impossible size, step shorter than a row, or too little data.
@@ -69,6 +71,8 @@ def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian
         raise ImageError(f"encoding {encoding!r}: expected one of {', '.join(_ENCODINGS)}")
     if height <= 0 or width <= 0:
         raise ImageError(f"image size {width}x{height}: expected positive width and height")
+    if encoding in LAYOUTS:
+        return decode_planes(encoding, height, width, step, as_bytes(data))
     type_code, channels = _ENCODINGS[encoding]
     dtype = np.dtype(type_code).newbyteorder(">" if is_bigendian else "<")
     row_bytes = width * channels * dtype.itemsize
@@ -124,7 +128,7 @@ def color_to_rgb(array: np.ndarray, encoding: str = "rgb8") -> np.ndarray:
     type_code, channels = _ENCODINGS.get(encoding, ("", 0))
     if type_code not in ("u1", "u2") or encoding == "16UC1":
         raise ImageError(
-            f"colour encoding {encoding!r}: expected rgb, bgr, rgba, bgra, mono, bayer, yuv422 or 8UC1/3/4"
+            f"colour encoding {encoding!r}: expected rgb, bgr, rgba, bgra, mono, bayer, yuv422, nv or 8UC1/3/4"
         )
     if array.dtype != np.dtype(type_code):
         raise ImageError(f"colour image is {array.dtype} ({encoding}): expected {np.dtype(type_code)}")
@@ -134,6 +138,8 @@ def color_to_rgb(array: np.ndarray, encoding: str = "rgb8") -> np.ndarray:
         if array.shape[1] % 2:
             raise ImageError(f"{encoding} image {array.shape[1]} pixels wide: expected pairs of them")
         return cv2.cvtColor(array, _YUV_TO_RGB[encoding])
+    if encoding in LAYOUTS and array.ndim == 3:
+        return yuv_to_rgb(array)
     if encoding.startswith("bayer_"):
         if min(array.shape) < 3:
             raise ImageError(f"{encoding} image of {array.shape[1]}x{array.shape[0]}: expected 3x3 pixels or more")

@@ -179,7 +179,8 @@ class FileSequence(SequenceBase):
         files, known = self._files[self._position(index)], self._calibration
         try:
             color = color_to_rgb(read_image(files.color))
-            depth = depth_to_metres(read_image(files.depth), "16UC1", known.depth_scale)
+            stored = read_image(files.depth)
+            depth = depth_to_metres(stored, "32FC1" if stored.dtype == np.float32 else "16UC1", known.depth_scale)
             if known.color is not None:
                 color, seen = color_in_view(color, known.color, (depth.shape[1], depth.shape[0]), known.intrinsics)
                 depth = np.where(seen, depth, np.float32(0))
@@ -189,7 +190,8 @@ class FileSequence(SequenceBase):
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A JPEG, PNG, PNM or TIFF file as RGB uint8 [H, W, 3], grey uint8 [H, W] or depth as stored, uint16 [H, W].
+    """A JPEG, PNG, PNM or TIFF file as RGB uint8 [H, W, 3], grey uint8 [H, W] or depth as stored, uint16
+    or float32 [H, W].
 
     Raises:
         ImageError: no such file, or it does not decode.

@@ -78,7 +78,7 @@ def test_raw_images_are_not_copied():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nv21", 5, 7, 14, False, bytes(70)), "encoding 'nv21': expected one of rgb8"),
+        (("nv61", 5, 7, 14, False, bytes(70)), "encoding 'nv61': expected one of rgb8"),
         (("", 5, 7, 14, False, bytes(70)), "encoding ''"),
         (("rgb8", 0, 7, 21, False, b""), "size 7x0"),
         (("rgb8", 5, -7, 21, False, bytes(105)), "size -7x5"),

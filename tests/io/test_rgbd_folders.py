@@ -223,6 +223,16 @@ def test_nothing_readable_is_an_error(tmp_path):
         list(open_sequence(folder))
 
 
+def test_depth_in_metres_of_floating_point(tmp_path):
+    """TIFF holds metres as they are; the unit of 16-bit images is no concern of theirs."""
+    folder = new_folder(tmp_path, "numbered")
+    for index, path in enumerate(sorted((folder / "depth").iterdir())):
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(".tiff")), np.where(depth_of(index) > 0, depth_of(index), np.nan))
+    for index, frame in enumerate(open_sequence(folder)):
+        np.testing.assert_array_equal(frame.depth, depth_of(index))
+
+
 def test_eight_bit_depth_is_refused(tmp_path):
     folder = new_folder(tmp_path, "numbered")
     cv2.imwrite(str(folder / "depth" / "000000.png"), np.zeros((HEIGHT, WIDTH), np.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,25 @@ def test_every_storage_and_encoding(tmp_path, storage, images, depth):
     assert (sequence.world_frame, sequence.camera_frame) == ("odom", OPTICAL)
     check_frames(sequence, 2e-3)
     assert not sequence.dropped
+
+
+@pytest.mark.parametrize("encoding", ["rgb16", "bayer_rggb8", "bayer_rggb16", "nv12", "yuyv"])
+def test_color_is_told_from_depth_by_its_encoding(tmp_path, encoding):
+    """Sixteen bits are not depth, and one channel is not grey, where the encoding says what they are."""
+    shape = {"rgb16": (HEIGHT, WIDTH, 3), "yuyv": (HEIGHT, WIDTH, 2), "nv12": (HEIGHT * 3 // 2, WIDTH)}
+    dtype = np.uint16 if encoding.endswith("16") else np.uint8
+    pixels = np.full(shape.get(encoding, (HEIGHT, WIDTH)), 128 * (257 if dtype == np.uint16 else 1), dtype)
+    recording = with_tf(with_images())
+    for n, (topic, kind, stamp, message) in enumerate(recording.messages):
+        if topic == COLOR:
+            image = raw_image(stamp, encoding, pixels)
+            image.height = HEIGHT
+            recording.messages[n] = ("/cam/left", kind, stamp, replace(image, header=message.header))
+        elif topic == DEPTH:
+            recording.messages[n] = ("/cam/stereo", kind, stamp, message)
+    sequence = open_sequence(recording.write(tmp_path / "bag"))
+    assert (sequence.topics.color, sequence.topics.depth) == ("/cam/left", "/cam/stereo")
+    assert len(sequence) == COUNT and np.abs(sequence[0].color.astype(int) - 129).max() <= 2
 
 
 @pytest.mark.parametrize("storage", list(StoragePlugin))
@@ -217,7 +237,7 @@ def test_topics_of_another_serialization_are_named(tmp_path):
 
 def test_damaged_messages_are_dropped_and_counted(tmp_path):
     recording = with_tf(with_images())
-    changed = {1: raw_image(stamp_of(1) + 0.004, "nv21", color_of(1)), 2: Raw(b"\x00\x01\x00\x00\x05")}
+    changed = {1: raw_image(stamp_of(1) + 0.004, "nv61", color_of(1)), 2: Raw(b"\x00\x01\x00\x00\x05")}
     for n, (topic, kind, stamp, _) in enumerate(recording.messages):
         if topic == COLOR and (i := round((stamp - 0.004 - START) / PERIOD)) in changed:
             recording.messages[n] = (topic, kind, stamp, changed[i])
@@ -225,7 +245,7 @@ def test_damaged_messages_are_dropped_and_counted(tmp_path):
     assert sequence.dropped == {"message not readable": 1}
     assert [f.stamp for f in sequence] == pytest.approx([stamp_of(i) for i in (0, 3, 4)], abs=1e-6)
     assert sequence.dropped == {"message not readable": 1, "damaged": 1}
-    with pytest.raises(SequenceError, match="encoding 'nv21'"):
+    with pytest.raises(SequenceError, match="encoding 'nv61'"):
         sequence[1]
 
 
