@@ -7,7 +7,6 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from chorus_core.encoder.checkpoint import shipped_models
 from chorus_core.encoder.hub import is_hub_name
 from chorus_core.encoder.normals import complete_normals
 from chorus_core.io.any_scene import FORMS, is_scene, load_any_scene
+from chorus_core.io.bag_arguments import add_bag_arguments, bag_options
 from chorus_core.io.documents import parse_yaml
 from chorus_core.io.feature_file import save_features
 from chorus_core.io.gaussian_ply import load_origin
@@ -38,7 +38,7 @@ from chorus_core.semantics.labelled_map import QueryResult
 
 def build_map(arguments: argparse.Namespace, config: Config) -> None:
     """A sequence to a labelled map."""
-    sequence = open_sequence(arguments.path, _bag_options(arguments), arguments.upright)
+    sequence = open_sequence(arguments.path, bag_options(arguments), arguments.upright)
     pipeline = Pipeline(config)
     for frame in tqdm(sequence, total=len(sequence), desc="frames", disable=None):
         pipeline.integrate(frame)
@@ -140,7 +140,7 @@ def show_info(arguments: argparse.Namespace, config: Config) -> None:
     """Facts of a sequence, a map or a checkpoint."""
     path: Path = arguments.path
     table = Table(title=str(path), show_header=False)
-    for name, value in _facts(path, _bag_options(arguments)):
+    for name, value in _facts(path, bag_options(arguments)):
         table.add_row(name, value)
     Console().print(table)
 
@@ -219,17 +219,6 @@ def _extent(points: torch.Tensor) -> str:
     return " x ".join(f"{side:.2f}" for side in sides) + " m"
 
 
-def _add_bag_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("topics and frames of a bag, where they are not to be found by themselves")
-    for item in fields(BagOptions):
-        metavar = "FRAME" if item.metadata["flag"].endswith("frame") else "TOPIC"
-        group.add_argument(item.metadata["flag"], dest=f"bag_{item.name}", metavar=metavar, help=item.metadata["help"])
-
-
-def _bag_options(arguments: argparse.Namespace) -> BagOptions:
-    return BagOptions(**{item.name: getattr(arguments, f"bag_{item.name}") for item in fields(BagOptions)})
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chorus", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -246,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("out/map.ply"))
     sub.add_argument("--bare", action="store_true", help="Gaussians only, no features")
     sub.add_argument("--upright", action="store_true", help="find the vertical first; for hand-held recordings")
-    _add_bag_options(sub)
+    add_bag_arguments(sub)
     sub = command("encode", encode_scene, f"features and labels for a scene: {FORMS}")
     sub.add_argument(
         "-o", "--out", type=Path,
@@ -270,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", default="", help="where the model that encoded the map is now, if it was moved")
     sub.add_argument("--threshold", type=float, default=0.0, help="0: semantics.threshold, or else the calibrated one")
     sub.add_argument("--max-objects", type=int, default=0)
-    _add_bag_options(command("info", show_info, "facts of a sequence, map or checkpoint"))
+    add_bag_arguments(command("info", show_info, "facts of a sequence, map or checkpoint"))
     return parser
 
 

@@ -20,8 +20,10 @@ import numpy as np
 
 from chorus_core.config import Config, parse
 from chorus_core.encoder import ChorusEncoder
+from chorus_core.frames import RgbdFrame
 from chorus_core.io.atomic import atomic_path
-from chorus_core.io.rgbd import open_sequence
+from chorus_core.io.bag_arguments import add_bag_arguments, bag_options
+from chorus_core.io.rgbd import RgbdSequence, open_sequence
 from chorus_core.map_pictures import draw_map
 from chorus_core.pipeline import Pipeline, choose_device
 from chorus_core.semantics.text_side import TextSide
@@ -55,24 +57,22 @@ def build_pipeline(model: Path, voxel_size: float, vocabulary: str, device: str 
     return Pipeline(parse(Config, options))
 
 
+def open_recording(a: argparse.Namespace, upright: bool = False) -> RgbdSequence:
+    """What ``--sequence`` names, or the bag in it."""
+    inner = a.sequence / "bag"
+    return open_sequence(inner if inner.is_dir() else a.sequence, bag_options(a), upright)
+
+
 def evaluate_recording(
-    model: Path,
-    recording: Path,
-    voxel_size: float,
-    out: Path,
-    views: int,
-    vocabulary: str,
-    device: str,
-    upright: bool = False,
-) -> tuple[dict[str, Any], Pipeline, list]:
+    a: argparse.Namespace, sequence: RgbdSequence
+) -> tuple[dict[str, Any], Pipeline, list[RgbdFrame]]:
     """Counts, stage times and renders of a recording; also the pipeline and the frames held out."""
-    pipeline = build_pipeline(model, voxel_size, vocabulary, device)
-    sequence = open_sequence(recording / "bag" if (recording / "bag").is_dir() else recording, upright=upright)
-    held_out = hold_out(len(sequence), views)
+    pipeline = build_pipeline(a.model, a.voxel, a.vocabulary, a.device)
+    held_out = hold_out(len(sequence), a.views)
     frames = map_recording(pipeline, sequence, held_out)
     report: dict[str, Any] = {
-        "model": pipeline.encoder.description.get("name", model.name),
-        "voxel_size": voxel_size,
+        "model": pipeline.encoder.description.get("name", a.model.name),
+        "voxel_size": a.voxel,
         "frames": len(sequence) - len(held_out),
         "frames_held_out": held_out,
         "gaussians": len(pipeline.labelled_map()),
@@ -84,7 +84,7 @@ def evaluate_recording(
 
 def evaluate_house(a: argparse.Namespace) -> dict[str, Any]:
     surface = LabelledSurface.load(a.sequence)
-    report, pipeline, frames = evaluate_recording(a.model, a.sequence, a.voxel, a.out, a.views, a.vocabulary, a.device)
+    report, pipeline, frames = evaluate_recording(a, open_recording(a))
     reach = 2 * a.voxel
     report["labels"] = {a.vocabulary: label_accuracy(pipeline.labelled_map(), surface, reach)}
     draw_recording(a.out, pipeline.labelled_map(), surface, frames[2 :: max(1, len(frames) // 4)], reach)
@@ -121,9 +121,8 @@ def presence_report(absent: Sequence[Answer], present: Sequence[Answer], surface
 
 
 def evaluate_sequence(a: argparse.Namespace) -> dict[str, Any]:
-    report, pipeline, frames = evaluate_recording(
-        a.model, a.sequence, a.voxel, a.out, a.views, a.vocabulary, a.device, a.upright
-    )
+    sequence = open_recording(a, a.upright)
+    report, pipeline, frames = evaluate_recording(a, sequence)
     draw_recording(a.out, pipeline.labelled_map(), None, frames[2 :: max(1, len(frames) // 4)], 2 * a.voxel)
     found = ask(pipeline, a.query, None, 2 * a.voxel)
     report["queries"] = {x.text: [x.objects, round(x.score, 3)] for x in found}
@@ -135,7 +134,6 @@ def evaluate_sequence(a: argparse.Namespace) -> dict[str, Any]:
     draw_map(pipeline.semantics, a.query, a.out)
     if a.second_opinion:
         teacher = load_teacher(a.second_opinion, choose_device(a.device))
-        sequence = open_sequence(a.sequence, upright=a.upright)
         opinion = ask_teacher(pipeline, (sequence[i] for i in range(0, len(sequence), a.opinion_every)), teacher)
         panels = {"encoder": opinion.own, teacher.name: opinion.theirs}
         draw_labels(a.out / "second_opinion.png", labelled.gaussians, panels, opinion.vocabulary)
@@ -160,7 +158,8 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     recording.add_argument("--sequence", type=Path, required=True, help="recording, as chorus_core.io opens it")
     recording.add_argument("--voxel", type=float, default=0.05, help="voxel size of the map, metres")
     recording.add_argument("--views", type=int, default=20, help="frames held out to judge renders by")
+    add_bag_arguments(recording)
     house = commands.add_parser("house", parents=[shared, recording], help="a recording with a labelled surface")
     house.add_argument("--vocabulary", default="house", help="labels to choose from")
     house.add_argument("--also", nargs="*", default=["indoor"], help="further vocabularies to label with")
@@ -199,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
     report = options.run(options)

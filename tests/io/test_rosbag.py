@@ -41,6 +41,7 @@ from chorus_core.io.bag_topics import CAMERA_INFO
 from chorus_core.io.gaussian_ply import load_gaussians
 from chorus_core.io.rgbd import BagOptions, RgbdSequence, SequenceError, open_sequence
 from chorus_core.io.rosbag import RosbagSequence
+from training import evaluate
 
 
 @pytest.mark.parametrize("storage", list(StoragePlugin))
@@ -405,6 +406,15 @@ def test_topics_on_the_command_line(tmp_path, caplog, capsys):
     assert means[:, 2].numpy() == pytest.approx(0.7, abs=0.01), "the camera is the base: depth is the height"
     assert main(["info", folder, "--info-topic", "/tf"]) == 2
     assert "camera_info topic '/tf' is tf2_msgs/msg/TFMessage" in capsys.readouterr().err
+
+
+def test_the_evaluator_takes_the_same_topics(tmp_path):
+    (tmp_path / "house").mkdir()
+    two_cameras().write(tmp_path / "house" / "bag")
+    told = ["--color-topic", "/back/color/image_raw", "--world-frame", "base_link"]
+    sequence = ["sequence", "--model", "chorus_mini", "--out", "out", "--sequence", str(tmp_path / "house")]
+    recording = evaluate.open_recording(evaluate.build_parser().parse_args([*sequence, *told]))
+    assert (recording.topics.color, recording.world_frame) == ("/back/color/image_raw", "base_link")
 
 
 def test_rectified_images_take_the_projection_matrix(tmp_path):
