@@ -397,6 +397,8 @@ def all_readers() -> tuple[Reader, ...]:
     """In the order of the table."""
     stamp = recordings.START
     image = recordings.raw_image(stamp, "rgb8", recordings.color_of(1))
+    planar = recordings.raw_image(stamp, "nv12", np.full((recordings.HEIGHT * 3 // 2, recordings.WIDTH), 99, np.uint8))
+    planar.height = recordings.HEIGHT
     jpeg = cv2.imencode(".jpg", recordings.color_of(1))[1].tobytes()
 
     def check_compressed(message: Any) -> None:
@@ -414,6 +416,7 @@ def all_readers() -> tuple[Reader, ...]:
         Reader("image file", write_images, read_images),
         Reader("compressedDepth", write_compressed_depth, read_compressed_depth),
         Reader("Image", write_message(image_type, image), read_message(image_type, check_image_message)),
+        Reader("Image, NV12", write_message(image_type, planar), read_message(image_type, check_image_message)),
         Reader(
             "CompressedImage",
             write_message(compressed_type, recordings.compressed_image(stamp, "jpeg", jpeg)),

@@ -8,11 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mcap.writer import CompressionType
-from recordings import BASE_FROM_CAMERA, COUNT, PERIOD, START, color_of, depth_of, odom_from_base, recording, write_mcap
+from recordings import (
+    BASE_FROM_CAMERA,
+    COUNT,
+    PERIOD,
+    START,
+    STORE,
+    Recording,
+    color_of,
+    depth_of,
+    odom_from_base,
+    recording,
+    write_mcap,
+)
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from chorus_core.frames import RgbdFrame
 from chorus_core.io.rgbd import SequenceError, open_sequence
+from chorus_core.io.sqlite_storage import SqliteFile
+from chorus_core.io.storage import Stored
 
 MUTATIONS = 70  # of each kind of bag
 
@@ -93,6 +107,29 @@ def test_damaged_bags(tmp_path, contents, name):
     assert outcomes.count(0) > 5, "some were beyond reading"
     assert outcomes.count(COUNT) > 5, "some were not hurt where it matters"
     assert len(outcomes) - outcomes.count(0) - outcomes.count(COUNT) > 2, "some lost frames"
+
+
+@pytest.mark.parametrize(("victims", "errors"), [([3], 1), ([3, 4, 9], 2)])
+def test_what_lies_behind_a_damaged_page_is_read(tmp_path, victims, errors):
+    """The loss of a page of the table costs the messages on it alone, with an error for each run of lost pages."""
+    many = Recording()
+    kind = STORE.types["std_msgs/msg/String"]
+    for n in range(400):
+        many.add("/log", n / 10, kind(f"<{n}>" * 30))
+    path = next(many.write(tmp_path / "bag", StoragePlugin.SQLITE3).glob("*.db3"))
+    content = path.read_bytes()
+    size = int.from_bytes(content[16:18], "big")
+    pages = [content[at : at + size] for at in range(0, len(content), size)]
+    leaves = [number for number, page in enumerate(pages) if page[0] == 13 and b"><" in page]
+    lost = {n for n in range(400) for v in victims if f"<{n}>".encode() in pages[leaves[v]]}
+    for v in victims:
+        pages[leaves[v]] = bytes(size)
+    path.write_bytes(b"".join(pages))
+    found = list(SqliteFile(path).messages([1]))
+    read = [STORE.deserialize_cdr(m.data, kind.__msgtype__).data for m in found if isinstance(m, Stored)]
+    assert 0 < len(lost) < 200
+    assert read == [f"<{n}>" * 30 for n in range(400) if n not in lost]
+    assert len(found) - len(read) == errors
 
 
 def test_damaged_metadata(tmp_path):
