@@ -75,8 +75,8 @@ def test_signal_that_could_not_be_raised_is_raised_at_the_end_of_the_block() -> 
         signals = StopSignals()
         try:
             with signals.raising():
-                print("now", flush=True)
                 try:
+                    print("now", flush=True)
                     time.sleep(30)
                 except BaseException:
                     pass  # as a finalizer would
