@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import rclpy
-from rclpy.executors import Executor, MultiThreadedExecutor
+from rclpy.executors import Executor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from chorus_core.config import ConfigError
+from chorus_ros.executor import PromptExecutor
 from chorus_ros.node import THREADS, PerceptionNode
 from chorus_ros.stop_signals import Stopped, StopSignals
 
@@ -25,7 +26,7 @@ def run_perception(args: Sequence[str] | None, signals: StopSignals) -> None:
     try:
         with signals.raising():
             node = PerceptionNode()
-        executor = MultiThreadedExecutor(num_threads=THREADS)
+        executor = PromptExecutor(THREADS)
         executor.add_node(node)
         spin_until_stopped(executor, signals, node.stop)
     except Stopped:  # while starting

@@ -14,11 +14,11 @@ from builtin_interfaces.msg import Time
 from chorus_msgs.srv import Query, SetVocabulary
 from diagnostic_msgs.msg import DiagnosticStatus
 from harness import DOMAIN, PARAMETERS, Client, frame_messages, odometry_tf, render, static_tf, until
-from rclpy.executors import MultiThreadedExecutor
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from chorus_ros import conversions, qos
+from chorus_ros.executor import PromptExecutor
 from chorus_ros.node import PerceptionNode
 from chorus_ros.player import CAMERA_FRAME
 
@@ -39,7 +39,7 @@ def node(checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Perce
     rclpy.init(context=context, domain_id=DOMAIN)
     arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
     node = PerceptionNode(context=context, cli_args=["--ros-args", *arguments])
-    executor = MultiThreadedExecutor(num_threads=4, context=context)
+    executor = PromptExecutor(4, context=context)
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()

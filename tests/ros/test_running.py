@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import rclpy
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 
+from chorus_ros.executor import PromptExecutor
 from chorus_ros.running import spin_until_stopped
 from chorus_ros.stop_signals import StopSignals
 
@@ -31,7 +31,7 @@ def node() -> Iterator[Node]:
 
 
 def spin(node: Node, stopping: Callable[[], object] = lambda: None) -> None:
-    executor = MultiThreadedExecutor(num_threads=2, context=node.context)
+    executor = PromptExecutor(2, context=node.context)
     executor.add_node(node)
     spin_until_stopped(executor, StopSignals(), stopping)
 
