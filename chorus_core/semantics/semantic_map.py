@@ -175,13 +175,14 @@ class SemanticMap:
         limits = check_limits(threshold, max_objects)
         threshold = limits[0] or self.config.threshold or self.text.threshold
         current = self._current
-        known = (current.labels >= 0).nonzero().squeeze(1)
-        if known.numel() == 0:  # not the same as "it is not there"
+        known = current.labels >= 0
+        if not bool(known.any()):  # not the same as "it is not there"
             raise QueryError("nothing of the map is encoded yet: ask again when it is")
-        scores = self.text.relevancy(current.features[known], text, negatives)
-        matching = scores >= threshold
-        matched = known[matching].cpu().numpy()
-        scores = scores[matching].cpu().numpy()
+        # of all: to pick the features of those that are known would copy them, which takes longer than this
+        relevancy = self.text.relevancy(current.features, text, negatives)
+        matched = (known & (relevancy >= threshold)).nonzero().squeeze(1)
+        scores = relevancy[matched].cpu().numpy()
+        matched = matched.cpu().numpy()
         points = current.gaussians.means[matched].cpu().numpy()
         objects = extract_objects(
             points, scores, text, gap=self.config.object_gap, min_count=self.config.min_object_gaussians,
