@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 
 from chorus_core.io.arrays import read_npz
-from chorus_core.io.documents import read_yaml
-from chorus_core.io.errors import ReadError, reading
+from chorus_core.io.errors import reading
 from chorus_core.semantics.relevancy import NEGATIVES, REFERENCE
 from chorus_core.semantics.text_encoder import TextEncoder, load_text_encoder
 from chorus_core.semantics.vocabulary import load_vocabulary
-
-DESCRIPTIONS = Path(__file__).parent / "data" / "descriptions.yaml"
+from training.descriptions import Description, LanguageError, load_descriptions, with_more
 
 KINDS = ("name", "synonym", "description", "context", "colour")
 """What a phrase of the bank is."""
@@ -60,27 +58,6 @@ _ABSENT = (
 _ABSENT_TEST = 20
 
 
-class LanguageError(ReadError):
-    """Descriptions or a bank that cannot be used; the message names the category, the field and what is wrong."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """What people call and say of a category.
-
-    Attributes:
-        name: natural name, without article.
-        synonyms: other names.
-        descriptions: what it is, is for, or where it is found.
-        article: whether "a" or "an" goes before the name (not for plurals and mass nouns).
-    """
-
-    name: str
-    synonyms: tuple[str, ...]
-    descriptions: tuple[str, ...]
-    article: bool = True
-
-
 @dataclass(frozen=True)
 class Phrase:
     """A phrase of the bank: its text, its kind, and the place of its colour in COLORS (-1: none)."""
@@ -88,32 +65,6 @@ class Phrase:
     text: str
     kind: str
     color: int = -1
-
-
-def load_descriptions(path: str | Path = DESCRIPTIONS) -> dict[str, Description]:
-    """Descriptions by category, in the file's order.
-
-    Raises:
-        LanguageError: the file is not a mapping, or an entry has an unknown field, no name or no description.
-    """
-    tree = read_yaml(path, error=LanguageError)
-    if not tree:
-        raise LanguageError(f"{Path(path).name}: expected a mapping from category to its description")
-    return {str(category): _description(str(category), entry) for category, entry in tree.items()}
-
-
-def _description(category: str, entry: object) -> Description:
-    known = {field.name for field in fields(Description)}
-    if not isinstance(entry, Mapping) or not set(entry) <= known:
-        raise LanguageError(f"{category}: expected a mapping of {sorted(known)}, got {entry!r:.80}")
-    name, article = entry.get("name"), entry.get("article", True)
-    lists = {key: entry.get(key, []) for key in ("synonyms", "descriptions")}
-    for key, values in lists.items():
-        if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-            raise LanguageError(f"{category}.{key} = {values!r:.80}: expected a list of non-empty strings")
-    if not isinstance(name, str) or not name.strip() or not isinstance(article, bool) or not lists["descriptions"]:
-        raise LanguageError(f"{category}: expected a name, at least one description, and article as true or false")
-    return Description(name, tuple(lists["synonyms"]), tuple(lists["descriptions"]), article)
 
 
 def with_article(noun: str) -> str:
@@ -379,8 +330,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.language", description="Write the bank of targets.")
     parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
     parser.add_argument("--encoder", default="minilm", help="text encoder, as chorus_core.semantics names them")
+    parser.add_argument("--more-descriptions", type=Path, help="further categories, as more_descriptions.yaml")
     options = parser.parse_args(arguments)
-    targets = LanguageTargets.build(load_text_encoder(options.encoder))
+    descriptions = load_descriptions()
+    if options.more_descriptions:
+        descriptions = with_more(descriptions, load_descriptions(options.more_descriptions))
+    targets = LanguageTargets.build(load_text_encoder(options.encoder), descriptions)
     targets.save(options.out)
     print(f"{options.out}: {len(targets.strings)} phrases of {len(targets.categories)} categories")
 

@@ -12,6 +12,7 @@ from chorus_core.semantics.relevancy import NEGATIVES
 from chorus_core.semantics.text_encoder import CachedTextEncoder, load_text_encoder
 from chorus_core.semantics.vocabulary import load_vocabulary
 from training import language
+from training.descriptions import MORE_DESCRIPTIONS, with_more
 from training.language import (
     COLORS,
     KINDS,
@@ -25,7 +26,7 @@ from training.language import (
     phrases,
     with_article,
 )
-from training.scenes.assets import MADE_CATEGORIES
+from training.scenes.assets import ABSENT_CATEGORIES, MADE_CATEGORIES
 
 SMALL = {
     "chair": Description("chair", ("seat",), ("something to sit on",)),
@@ -59,6 +60,28 @@ def test_every_category_is_described(shared: Path) -> None:
     with (shared / "assets" / "manifest.csv").open() as file:
         categories = {row["category"] for row in csv.DictReader(file)}
     assert set(load_descriptions()) == categories | {"wall", "floor", "ceiling"} | MADE_CATEGORIES
+
+
+def test_the_second_collection_is_described_too(shared: Path) -> None:
+    with (shared / "assets" / "sweethome3d" / "manifest.csv").open() as file:
+        categories = {row["category"] for row in csv.DictReader(file)}
+    both = with_more(load_descriptions(), load_descriptions(MORE_DESCRIPTIONS))
+    assert set(both) >= categories - ABSENT_CATEGORIES and not set(both) & ABSENT_CATEGORIES
+    names = [entry.name for entry in both.values()]
+    said = [text for entry in both.values() for text in (*entry.synonyms, *entry.descriptions)]
+    assert len(set(names)) == len(names) and len(set(said)) == len(said) and not set(said) & set(names)
+    assert not set(names) & {*absent_words("validation"), *absent_words("test")}
+    for entry in both.values():
+        assert not any(entry.name in text.split() for text in entry.descriptions if len(entry.name) > 3), entry.name
+
+
+def test_a_synonym_gives_way_to_a_name() -> None:
+    more = {"bench": Description("seat", ("pew",), ("found in a park",))}
+    both = with_more(SMALL, more)
+    assert both["chair"].synonyms == () and both["bench"] == more["bench"] and both["scissors"] == SMALL["scissors"]
+    for known in ({"chair": more["bench"]}, {"stool": Description("chair", (), ("x",))}):
+        with pytest.raises(LanguageError, match="described already"):
+            with_more(SMALL, known)
 
 
 def test_descriptions_are_well_made() -> None:

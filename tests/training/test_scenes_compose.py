@@ -12,7 +12,7 @@ pytest.importorskip("embreex")
 pytest.importorskip("trimesh")
 
 from training.scenes import generate, primitives
-from training.scenes.assets import EVERYDAY_CATEGORIES, AssetError, AssetLibrary, Split, load_glb
+from training.scenes.assets import ABSENT_CATEGORIES, EVERYDAY_CATEGORIES, AssetError, AssetLibrary, Split, load_glb
 from training.scenes.camera import free_space, plan_path, tour
 from training.scenes.compose import compose
 from training.scenes.furnish import on_ceiling
@@ -55,6 +55,31 @@ def test_split_is_disjoint_and_keeps_everyday_categories(library: AssetLibrary, 
     assert 0.07 < len(split.held_back_categories) / len(categories) < 0.13
     only_val, only_test = split.allowed("val") - train, split.allowed("test") - train
     assert only_val and only_test and not only_val & only_test
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_second_collection_leaves_the_split_of_the_first_alone(library: AssetLibrary, assets: Path, seed: int):
+    if not (assets / "sweethome3d").is_dir():
+        pytest.skip("no second collection")
+    both = AssetLibrary(assets, assets / "sweethome3d")
+    alone, together = Split.make(library, seed), Split.make(both, seed)
+    assert set(both.objects) > set(library.objects)
+    assert not {o.category for o in both.objects.values()} & ABSENT_CATEGORIES
+    assert all(together.subset_of[i] == subset for i, subset in alone.subset_of.items())
+    old = {o.category for o in library.objects.values()}
+    assert together.held_back_categories & old == alone.held_back_categories
+    new = {o.category for o in both.objects.values()} - old
+    assert 0.07 < len(together.held_back_categories & new) / len(new) < 0.13
+    assert set(together.subset_of) == set(both.objects)
+    train = {both.objects[i].category for i in together.allowed("train")}
+    assert not train & together.held_back_categories and train > {o.category for o in library.objects.values()} & train
+    more = [o for o in both.objects.values() if o.collection == 1 and o.category == "chair"]
+    assert {together.subset_of[o.object_id] for o in more} == {"train", "val", "test"}
+
+
+def test_two_collections_hold_no_model_of_the_same_name(assets: Path):
+    with pytest.raises(AssetError, match="a model of this name is in another asset folder too"):
+        AssetLibrary(assets, assets)
 
 
 def test_most_labels_of_the_house_are_seen_and_some_are_not(library: AssetLibrary, assets: Path):

@@ -30,6 +30,9 @@ _EVERYDAY = """
 """
 EVERYDAY_CATEGORIES = frozenset(_EVERYDAY.split())
 
+# Words that calibration and the final figures take for absent (training.language) name nothing in any room.
+ABSENT_CATEGORIES = frozenset({"aquarium", "bicycle", "suitcase", "tennis_racket", "umbrella", "wheelchair"})
+
 # Things made in code (training.scenes.primitives), because the folder has too few or none outside the demo's world.
 MADE_CATEGORIES = frozenset({"painting", "picture_frame", "vase", "wall_lamp", "shelf", "wall", "floor", "ceiling"})
 
@@ -46,6 +49,7 @@ class ObjectInfo:
         object_id: file name without folder and ending, unique.
         category: snake_case label.
         size: extent along x, y, z in metres; fronts face -y, base at z = 0, centred in x and y.
+        collection: which of the library's folders it came with.
     """
 
     object_id: str
@@ -55,6 +59,7 @@ class ObjectInfo:
     size: tuple[float, float, float]
     tier: str
     style: str
+    collection: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,40 +140,47 @@ def _shrink(image: np.ndarray, longest: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
+def _read_objects(root: Path, collection: int) -> list[ObjectInfo]:
+    rows = read_rows(
+        root / "manifest.csv",
+        ("file", "category", "size_x", "size_y", "size_z", "style", "front", "tier", "place"),
+    )
+    found = []
+    for row in rows:
+        if row["style"] in EXCLUDED_STYLES or row["category"] in ABSENT_CATEGORIES:
+            continue
+        if row["place"] not in get_args(Place):
+            raise AssetError(f"{row['file']}: place {row['place']!r}, expected one of {get_args(Place)}")
+        size = (float(row["size_x"]), float(row["size_y"]), float(row["size_z"]))
+        path, category, place = root / row["file"], row["category"], row["place"]
+        found.append(ObjectInfo(path.stem, category, path, place, size, row["tier"], row["style"], collection))
+    return found
+
+
 class AssetLibrary:
-    """Everything in an asset folder that is not the demo's world.
+    """Everything in asset folders that is not the demo's world.
 
     Args:
         root: folder with ``manifest.csv``, ``textures.csv``, ``objects/`` and ``textures/``.
+        more: further collections of models: folders with ``manifest.csv`` and ``objects/``.
         texture_size: textures are shrunk to this many pixels on loading.
 
     Raises:
-        AssetError: manifest or texture list missing or malformed.
+        AssetError: manifest or texture list missing or malformed, or a model of the same name in two folders.
     """
 
-    def __init__(self, root: str | Path, texture_size: int = 256) -> None:
+    def __init__(self, root: str | Path, *more: str | Path, texture_size: int = 256) -> None:
         self.root = Path(root)
         self.texture_size = texture_size
-        self.objects = {o.object_id: o for o in self._read_objects()}
+        self.objects: dict[str, ObjectInfo] = {}
+        for collection, folder in enumerate((self.root, *map(Path, more))):
+            for info in _read_objects(folder, collection):
+                if info.object_id in self.objects and collection:
+                    raise AssetError(f"{info.path}: a model of this name is in another asset folder too")
+                self.objects[info.object_id] = info
         self.textures = self._read_textures()
         self.mesh = lru_cache(maxsize=160)(self._load_mesh)
         self.texture_image = lru_cache(maxsize=64)(self._load_texture)
-
-    def _read_objects(self) -> list[ObjectInfo]:
-        rows = read_rows(
-            self.root / "manifest.csv",
-            ("file", "category", "size_x", "size_y", "size_z", "style", "front", "tier", "place"),
-        )
-        found = []
-        for row in rows:
-            if row["style"] in EXCLUDED_STYLES:
-                continue
-            if row["place"] not in get_args(Place):
-                raise AssetError(f"{row['file']}: place {row['place']!r}, expected one of {get_args(Place)}")
-            size = (float(row["size_x"]), float(row["size_y"]), float(row["size_z"]))
-            path = self.root / row["file"]
-            found.append(ObjectInfo(path.stem, row["category"], path, row["place"], size, row["tier"], row["style"]))
-        return found
 
     def _read_textures(self) -> list[SurfaceTexture]:
         rows = read_rows(
@@ -206,23 +218,33 @@ class Split:
     def make(
         cls, library: AssetLibrary, seed: int = 0, category_share: float = 0.1, object_share: float = 0.2
     ) -> Split:
-        """Hold back ``category_share`` of the categories, and ``object_share`` of the models of those with >= 3."""
-        rng = np.random.default_rng(seed)
-        by_category: dict[str, list[str]] = {}
-        for info in sorted(library.objects.values(), key=lambda o: o.object_id):
-            by_category.setdefault(info.category, []).append(info.object_id)
-        candidates = sorted(set(by_category) - EVERYDAY_CATEGORIES)
-        held = frozenset(rng.choice(candidates, round(category_share * len(by_category)), replace=False).tolist())
+        """Hold back ``category_share`` of the categories, and ``object_share`` of the models of those with >= 3.
+
+        A further collection leaves the split of those before it as it is: its models of known categories are held
+        back with them or shared out, and its new categories are drawn from anew.
+        """
+        held: frozenset[str] = frozenset()
         subset_of: dict[str, Subset] = {}
-        for category in sorted(by_category):
-            ids = [str(i) for i in rng.permutation(by_category[category])]
-            if category in held:
-                subset_of.update(dict.fromkeys(ids, "test"))
-                continue
-            aside = max(1, round(object_share * len(ids))) if len(ids) >= 3 else 0
-            for k, object_id in enumerate(ids):
-                # Alternate so that categories with a single model aside feed both subsets over the whole collection.
-                subset_of[object_id] = "train" if k >= aside else ("test", "val")[(k + len(category)) % 2]
+        known: set[str] = set()
+        for collection in sorted({info.collection for info in library.objects.values()}):
+            rng = np.random.default_rng([seed, collection] if collection else seed)
+            by_category: dict[str, list[str]] = {}
+            for info in sorted(library.objects.values(), key=lambda o: o.object_id):
+                if info.collection == collection:
+                    by_category.setdefault(info.category, []).append(info.object_id)
+            new = set(by_category) - known
+            candidates = sorted(new - EVERYDAY_CATEGORIES)
+            held |= frozenset(rng.choice(candidates, round(category_share * len(new)), replace=False).tolist())
+            for category in sorted(by_category):
+                ids = [str(i) for i in rng.permutation(by_category[category])]
+                if category in held:
+                    subset_of.update(dict.fromkeys(ids, "test"))
+                    continue
+                aside = max(1, round(object_share * len(ids))) if len(ids) >= 3 else 0
+                for k, object_id in enumerate(ids):
+                    # Alternate so that categories with a single model aside feed both subsets over the collection.
+                    subset_of[object_id] = "train" if k >= aside else ("test", "val")[(k + len(category)) % 2]
+            known |= new
         return cls(held, subset_of)
 
     def allowed(self, subset: Subset) -> frozenset[str]:

@@ -34,7 +34,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """What is made. ``split_seed`` decides what is held back and must be the same for every subset."""
+    """What is made.
+
+    ``split_seed`` decides what is held back and must be the same for every subset. ``more_assets`` are further
+    collections of models.
+    """
 
     assets: Path
     out: Path
@@ -45,6 +49,7 @@ class GenerateConfig:
     views: tuple[int, int] = (30, 60)
     max_gaussians: int = 80_000
     keep_views: bool = False
+    more_assets: tuple[Path, ...] = ()
 
 
 def scan(
@@ -115,7 +120,7 @@ def _start_worker(config: GenerateConfig) -> None:
     global _worker
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    library = AssetLibrary(config.assets)
+    library = AssetLibrary(config.assets, *config.more_assets)
     _worker = config, library, Split.make(library, config.split_seed)
 
 
@@ -141,7 +146,7 @@ def write_split(folder: Path, library: AssetLibrary, split: Split) -> None:
 def generate(config: GenerateConfig, scenes: int, workers: int) -> list[Path]:
     """Make ``scenes`` scenes in ``workers`` processes."""
     config.out.mkdir(parents=True, exist_ok=True)
-    library = AssetLibrary(config.assets)
+    library = AssetLibrary(config.assets, *config.more_assets)
     write_split(config.out, library, Split.make(library, config.split_seed))
     if workers <= 1:
         _start_worker(config)
@@ -154,6 +159,7 @@ def generate(config: GenerateConfig, scenes: int, workers: int) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, required=True, help="asset folder with manifest.csv")
+    parser.add_argument("--more-assets", type=Path, nargs="+", default=(), help="folders of further models")
     parser.add_argument("--out", type=Path, required=True, help="folder the scenes are written to")
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="which models may appear")
     parser.add_argument("--scenes", type=int, required=True, help="number of scenes")
@@ -174,6 +180,7 @@ def main() -> None:
     config = GenerateConfig(
         arguments.assets, arguments.out, arguments.split, arguments.seed, arguments.split_seed,
         tuple(arguments.voxel_size), tuple(arguments.views), arguments.max_gaussians, arguments.keep_views,
+        tuple(arguments.more_assets),
     )  # fmt: skip
     generate(config, arguments.scenes, arguments.workers)
 
