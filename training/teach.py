@@ -2,6 +2,9 @@
 
 Views come from ``training.scenes.generate --keep-views``. With ``--follow`` training begins while the generator is
 still at work and takes up new rooms as they appear; such a run is not repeatable bit for bit.
+
+``--start`` goes on from a teacher folder. Of one on EfficientNet-Lite0 (``training.teaching.start``) the share of the
+classifier is left out while rooms are learned; ``training.teaching.mix`` chooses it.
 """
 
 from __future__ import annotations
@@ -12,29 +15,40 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.documents import read_json
+from chorus_core.teachers.efficientnet_lite import BLOCKS
 from chorus_core.teachers.embedded import (
     EmbeddedConfig,
     EmbeddedNet,
     build_net,
     layout_on,
+    load_embedded_net,
     prepare_images,
     write_embedded,
 )
+from chorus_core.teachers.embedded_net import LiteNet
 from training.language import LanguageTargets
 from training.metrics import confusion, summarize
 from training.progress import Progress
-from training.teaching.objectives import generalist_loss, language_loss, object_loss
+from training.teaching.objectives import (
+    classifier_loss,
+    generalist_loss,
+    kept_loss,
+    language_loss,
+    object_loss,
+)
 from training.teaching.view_store import ViewBatch, ViewStore, draw_pairs, plain_views
 
 logger = logging.getLogger(__name__)
@@ -42,7 +56,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TeachConfig:
-    """Optimisation of the embedded teacher."""
+    """Optimisation of the embedded teacher.
+
+    Attributes:
+        generalist, object_aware: weights of their losses.
+        classes: weight of the loss by which "lang" remembers what the encoder's classifier says.
+        tuned_from: first block of EfficientNet-Lite0 that is tuned; none where it is their number.
+        encoder_rate: learning rate of these blocks, as a share of the others'.
+        kept: weight of the loss that keeps the tuned encoder near the one it began as.
+        photographic: share of images that each fault of cameras and of JPEG is given to.
+    """
 
     steps: int = 6000
     seconds: float = 0.0
@@ -52,6 +75,11 @@ class TeachConfig:
     ema: float = 0.998
     generalist: float = 0.3
     object_aware: float = 0.5
+    classes: float = 0.0
+    tuned_from: int = BLOCKS
+    encoder_rate: float = 0.1
+    kept: float = 1.0
+    photographic: float = 0.5
     seed: int = 0
 
 
@@ -65,20 +93,36 @@ class TeacherTrainer:
         self.progress = Progress(config.steps, config.seconds)
         self.net = net.to(device, memory_format=layout_on(device))
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
-        rate, decay = config.learning_rate, config.weight_decay
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=rate, weight_decay=decay, fused=device.type == "cuda"
-        )
+        self.before = copy.deepcopy(self.net.encoder).eval().requires_grad_(False) if self._tunes() else None
+        groups = self._parameter_groups()
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=device.type == "cuda")
         self.schedule = OneCycleLR(
-            self.optimizer, config.learning_rate, total_steps=self.progress.points, cycle_momentum=False,
+            self.optimizer, [g["lr"] for g in groups], total_steps=self.progress.points, cycle_momentum=False,
             pct_start=0.05 * (1 + 1e-9),  # OneCycleLR divides by zero where the rise takes exactly one step
         )  # fmt: skip
         self.step = 0
 
+    def _tunes(self) -> bool:
+        return isinstance(self.net, LiteNet) and self.config.tuned_from < BLOCKS
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """What is learned, and the rates; the rest of a pretrained encoder is frozen."""
+        rate = self.config.learning_rate
+        if not isinstance(self.net, LiteNet):
+            return [{"params": list(self.net.parameters()), "lr": rate}]
+        self.net.encoder.requires_grad_(False)
+        fresh = [p for p in self.net.parameters() if p.requires_grad]
+        tuned = [p for block in self.net.encoder.tuned_blocks(self.config.tuned_from) for p in block.parameters()]
+        for parameter in tuned:
+            parameter.requires_grad_(True)
+        groups = [(fresh, rate), (tuned, rate * self.config.encoder_rate)]
+        return [{"params": parameters, "lr": lr} for parameters, lr in groups if parameters]
+
     def train_step(self, store: ViewStore) -> dict[str, Tensor]:
         """One update; returns the loss terms, still on the device."""
         host = np.random.default_rng([self.config.seed, self.step])
-        batch = draw_pairs(store, self.config.pairs, (self.config.seed, self.step, 1), int(host.integers(2**62)))
+        seed = (self.config.seed, self.step, 1)
+        batch = draw_pairs(store, self.config.pairs, seed, int(host.integers(2**62)), self.config.photographic)
         rng = torch.Generator(self.device).manual_seed(int(host.integers(2**62)))
         self.net.train()
         terms = self._losses(batch, rng)
@@ -94,13 +138,27 @@ class TeacherTrainer:
 
     def _losses(self, batch: ViewBatch, rng: torch.Generator) -> dict[str, Tensor]:
         images = prepare_images(batch.images, self.net.config.height).contiguous(memory_format=layout_on(self.device))
+        config, terms = self.config, {}
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            features = self.net(images)
+            stages = self.net.encode(images)
+            features = self.net.learned(stages, grid=tuple(batch.instance.shape[1:]))
+            if isinstance(self.net, LiteNet):
+                before = stages if self.before is None else self._encode_as_before(images)
+                if self.before is not None:
+                    terms["kept"] = config.kept * kept_loss(stages, before)
+                if config.classes:
+                    says = self.net.class_features(before[-1])
+                    terms["lang.classes"] = config.classes * classifier_loss(features["lang"], says)
         return {
             **language_loss(features["lang"], batch, self.bank, self.trained, rng),
-            "gen": self.config.generalist * generalist_loss(features["gen"], batch.points, rng),
-            "obj": self.config.object_aware * object_loss(features["obj"], batch.instance),
+            **terms,
+            "gen": config.generalist * generalist_loss(features["gen"], batch.points, rng),
+            "obj": config.object_aware * object_loss(features["obj"], batch.instance),
         }
+
+    @torch.no_grad()
+    def _encode_as_before(self, images: Tensor) -> list[Tensor]:
+        return self.net.encode(images, self.before)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -122,10 +180,25 @@ def validate(net: EmbeddedNet, store: ViewStore, bank: LanguageTargets, trained:
         category = torch.tensor([bank.index(c) for c in batch.category], device=store.device)
         truth = torch.where(batch.instance >= 0, place[category[batch.instance.clamp(min=0)]], -1)
         with torch.autocast(store.device.type, dtype=torch.bfloat16, enabled=store.device.type == "cuda"):
-            features = [net(prepare_images(part, net.config.height))["lang"] for part in batch.images.split(16)]
+            features = [_language(net, part, tuple(truth.shape[1:])) for part in batch.images.split(16)]
         predicted = torch.cat([(f.float() @ embeddings.T).argmax(dim=-1) for f in features])
         table += confusion(truth.flatten().cpu().numpy(), predicted.flatten().cpu().numpy(), len(names))
     return {f"val.{name}": value for name, value in summarize(table, names).items()}
+
+
+def _language(net: EmbeddedNet, images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The "lang" map of images uint8 [B, H, W, 3] on a grid of labels [B, h, w, D]."""
+    features = net(prepare_images(images, net.config.height))["lang"].permute(0, 3, 1, 2)
+    return functional.interpolate(features, size=grid, mode="bilinear").permute(0, 2, 3, 1)
+
+
+def _begin(folder: Path | None) -> EmbeddedNet:
+    """A network to learn rooms with: fresh, or a teacher's without the share of its classifier."""
+    if folder is None:
+        return build_net(EmbeddedConfig())
+    net = load_embedded_net(folder)
+    net.config = replace(net.config, class_share=0.0)
+    return net
 
 
 def _wait(store: ViewStore, count: int) -> None:
@@ -143,9 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bank", type=Path, required=True, help="language bank (training.language)")
     parser.add_argument("--trained-categories", type=Path, required=True, help="JSON list of training's categories")
     parser.add_argument("--out", type=Path, required=True, help="teacher folder to write")
+    parser.add_argument("--start", type=Path, help="teacher folder to go on from")
     parser.add_argument("--steps", type=int, help=f"updates (default {TeachConfig.steps})")
     parser.add_argument("--seconds", type=float, default=0.0, help="train for so long, with the schedule by the clock")
     parser.add_argument("--pairs", type=int, default=TeachConfig.pairs, help="pairs of views a step")
+    for name in ("learning_rate", "classes", "tuned_from", "kept", "photographic"):
+        default, flag = getattr(TeachConfig, name), f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=type(default), default=default, help=f"see TeachConfig (default {default})")
     parser.add_argument("--follow", type=int, default=0, help="begin with so many rooms and take up new ones")
     parser.add_argument("--report-every", type=int, default=250, help="steps")
     parser.add_argument("--seed", type=int, default=0)
@@ -165,8 +242,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not store.scenes:
         raise SystemExit(f"{a.scenes}: no training rooms with views; training.scenes.generate --keep-views makes them")
     steps = a.steps or (1_000_000 if a.seconds else TeachConfig.steps)
-    config = TeachConfig(steps=steps, seconds=a.seconds, pairs=a.pairs, seed=a.seed)
-    trainer = TeacherTrainer(build_net(EmbeddedConfig()), config, bank, trained, device)
+    config = TeachConfig(
+        steps=steps, seconds=a.seconds, pairs=a.pairs, seed=a.seed, learning_rate=a.learning_rate, classes=a.classes,
+        tuned_from=a.tuned_from, kept=a.kept, photographic=a.photographic,
+    )  # fmt: skip
+    trainer = TeacherTrainer(_begin(a.start), config, bank, trained, device)
     log: list[dict[str, float]] = []
     recent: list[dict[str, Tensor]] = []
     began = time.perf_counter()

@@ -37,6 +37,7 @@ class EmbeddedConfig:
         encoder: ``residual`` (``stem``, ``widths`` and ``depths`` are its) or ``efficientnet_lite0``.
         class_share: of "lang", how much is what the encoder's ImageNet classifier says, in [0, 1]; the rest is learned.
         class_floor: logits below it say nothing.
+        class_power: to which power what a logit exceeds the floor by weighs the name of its class.
         class_half: length of the summed names at which the classifier has half of its share.
 
     Raises:
@@ -54,6 +55,7 @@ class EmbeddedConfig:
     encoder: str = "residual"
     class_share: float = 0.0
     class_floor: float = 1.0
+    class_power: float = 2.0
     class_half: float = 1.0
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class EmbeddedConfig:
             check_list(name, getattr(self, name), 8, most)
         for name, low in (("class_share", 0.0), ("class_floor", -1e6), ("class_half", 1e-6)):
             check_number(name, getattr(self, name), low, 1e6)
+        check_number("class_power", self.class_power, 0.5, 8.0)
         if not self.widths or len(self.widths) != len(self.depths):
             raise ValueError(f"widths {self.widths}, depths {self.depths}: expected as many of both")
         if not isinstance(self.text, str):
@@ -136,11 +139,21 @@ class EmbeddedNet(nn.Module):
 
     def read(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
         """As :meth:`forward`, from the outputs of the stages."""
+        return self.learned(stages)
+
+    def learned(self, stages: Sequence[Tensor], grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """What pyramid and heads say.
+
+        Args:
+            grid: rows and columns of the maps, where not those of the first stage.
+        """
         last = stages[-1]
         merged = self.laterals[-1](last) + self.context(last.mean(dim=(2, 3)))[:, :, None, None]
         for lateral, output in zip(list(self.laterals)[-2::-1], stages[-2::-1], strict=True):
             merged = lateral(output) + functional.interpolate(merged, size=output.shape[2:], mode="bilinear")
         merged = self.merge(merged)
+        if grid is not None and grid != tuple(merged.shape[2:]):
+            merged = functional.interpolate(merged, size=grid, mode="bilinear")
         maps = {name: head(merged).float().permute(0, 2, 3, 1) for name, head in self.heads.items()}
         return {name: functional.normalize(features, dim=-1) for name, features in maps.items()}
 
@@ -188,7 +201,7 @@ class LiteNet(EmbeddedNet):
         return (encoder or self.encoder).features((images * 127.5 + 0.5) / 128.0)  # from [-1, 1] to (RGB - 127) / 128
 
     def class_features(self, last: Tensor) -> Tensor:
-        """What the classifier says of each place: names of classes, summed by their squared logits above the floor.
+        """What the classifier says of each place: names of classes, summed by powers of their logits above the floor.
 
         Args:
             last: of the stages [B, C, h, w].
@@ -196,8 +209,8 @@ class LiteNet(EmbeddedNet):
         Returns:
             of a length below 1 that grows with how sure it is, float32 [B, h, w, D].
         """
-        says = (self.encoder.class_map(last).float() - self.config.class_floor).clamp(min=0.0).square()
-        summed = says.permute(0, 2, 3, 1) @ self.class_text.float()
+        says = (self.encoder.class_map(last).float() - self.config.class_floor).clamp(min=0.0)
+        summed = says.pow(self.config.class_power).permute(0, 2, 3, 1) @ self.class_text.float()
         return summed / (summed.norm(dim=-1, keepdim=True) + self.config.class_half)
 
     def read(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -207,10 +220,6 @@ class LiteNet(EmbeddedNet):
             says = functional.interpolate(says, size=maps["lang"].shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
             maps["lang"] = functional.normalize((1.0 - share) * maps["lang"] + share * says, dim=-1)
         return maps
-
-    def learned(self, stages: Sequence[Tensor]) -> dict[str, Tensor]:
-        """As :meth:`read`, without what the classifier says."""
-        return super().read(stages)
 
 
 def build_net(config: EmbeddedConfig) -> EmbeddedNet:

@@ -59,7 +59,7 @@ def test_common_names_are_those_of_classes() -> None:
 def test_the_command_makes_a_teacher(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(EfficientNetLite0().state_dict(), tmp_path / "lite.pth")
-    start.main(["--weights", str(tmp_path / "lite.pth"), "--out", str(tmp_path / "made")])
+    start.main(["--weights", str(tmp_path / "lite.pth"), "--out", str(tmp_path / "made"), "--height", "240"])
     teacher = load_embedded(tmp_path / "made")
     maps = teacher.maps(torch.randint(0, 256, (1, 240, 320, 3), dtype=torch.uint8))
     assert {head: tuple(m.shape) for head, m in maps.items()} == {

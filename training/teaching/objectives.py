@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,6 +40,29 @@ def language_loss(
         "lang.feature": feature_loss(flat, phrases[instance.clamp(min=0)], weights),
         "lang.text": bank_contrast(flat, bank.name_embeddings()[trained], groups, weights),
     }
+
+
+def classifier_loss(features: Tensor, says: Tensor) -> Tensor:
+    """Learned features remember what the encoder's classifier says: 1 - cosine, where it is sure more than elsewhere.
+
+    Args:
+        features: unit [B, h, w, D].
+        says: of a length that grows with how sure it is, at any resolution [B, h', w', D].
+    """
+    says = functional.interpolate(says.permute(0, 3, 1, 2), size=features.shape[1:3], mode="bilinear")
+    target = says.permute(0, 2, 3, 1).float()
+    sure = target.norm(dim=-1)
+    return (sure - (features * target).sum(dim=-1)).sum() / sure.sum().clamp(min=1e-6)
+
+
+def kept_loss(stages: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
+    """How far a tuned encoder has left the one it began as: squared distance by squared length, mean over stages.
+
+    Args:
+        stages, before: outputs of both on the same images [B, C, h, w] each.
+    """
+    pairs = [(a.float(), b.float()) for a, b in zip(stages, before, strict=True)]
+    return torch.stack([(a - b).square().mean() / b.square().mean().clamp(min=1e-6) for a, b in pairs]).mean()
 
 
 def generalist_loss(

@@ -18,16 +18,24 @@ from chorus_core.teachers.embedded import EmbeddedConfig, build_net, write_embed
 from chorus_core.teachers.embedded_net import LiteNet
 from training.teaching.class_names import class_texts
 
+HEIGHT = 320
+"""Of images, pixels: things of a photograph are then about as large as those that the classifier was trained with."""
 
-def start(weights: Path, encoder: TextEncoder, seed: int = 0) -> LiteNet:
+
+def start(weights: Path, encoder: TextEncoder, seed: int = 0, height: int = HEIGHT) -> LiteNet:
     """The network with these weights in its encoder, and random pyramid and heads.
+
+    Args:
+        height: of the images it reads, pixels.
 
     Raises:
         WeightsError: no weights of EfficientNet-Lite0.
     """
     torch.manual_seed(seed)
     heads = {"lang": encoder.dim, "gen": 64, "obj": 64}
-    net = build_net(EmbeddedConfig(heads=heads, text=encoder.name, encoder="efficientnet_lite0", class_share=1.0))
+    net = build_net(
+        EmbeddedConfig(heads, text=encoder.name, height=height, encoder="efficientnet_lite0", class_share=1.0)
+    )
     assert isinstance(net, LiteNet)
     state = read_weights(weights)
     check_fit(state, net.encoder.state_dict(), weights)
@@ -45,9 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, required=True, help="efficientnet-lite0-*.pth")
     parser.add_argument("--out", type=Path, required=True, help="teacher folder to write")
     parser.add_argument("--encoder", default="minilm", help="text encoder, as chorus_core.semantics names them")
+    parser.add_argument("--height", type=int, default=HEIGHT, help="of the images it reads, pixels")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args(arguments)
-    write_embedded(a.out, start(a.weights, load_text_encoder(a.encoder), a.seed), {"name": a.out.name, "seed": a.seed})
+    net = start(a.weights, load_text_encoder(a.encoder), a.seed, a.height)
+    write_embedded(a.out, net, {"name": a.out.name, "seed": a.seed})
 
 
 if __name__ == "__main__":

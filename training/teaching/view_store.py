@@ -17,8 +17,12 @@ from chorus_core.io.documents import read_json
 from chorus_core.io.folders import open_numbered_folder
 from chorus_core.teachers.embedded import STRIDE
 from training.scenes.views import SURFACE, load_instances
+from training.teaching.photographic import photographed
 
 logger = logging.getLogger(__name__)
+
+CLOSEST = 0.4
+"""Smallest part of an image, along an edge, that is enlarged to the whole: photographs are taken of things."""
 
 
 @dataclass
@@ -110,8 +114,14 @@ class ViewBatch:
     color_word: tuple[str, ...]
 
 
-def draw_pairs(store: ViewStore, pairs: int, seed: tuple[int, ...], device_seed: int) -> ViewBatch:
-    """Random pairs of views, each augmented on its own."""
+def draw_pairs(
+    store: ViewStore, pairs: int, seed: tuple[int, ...], device_seed: int, photographic: float = 0.0
+) -> ViewBatch:
+    """Random pairs of views, each augmented on its own.
+
+    Args:
+        photographic: share of images that each fault of cameras and of JPEG is given to.
+    """
     host = np.random.default_rng(seed)
     rng = torch.Generator(store.device).manual_seed(device_seed)
     colors, instances, points, category, words = [], [], [], [], []
@@ -129,7 +139,10 @@ def draw_pairs(store: ViewStore, pairs: int, seed: tuple[int, ...], device_seed:
         words += scene.color_word
     matrices = torch.from_numpy(np.stack([_affine(host) for _ in colors])).to(store.device)
     images, instance, where = _warp(torch.stack(colors), torch.stack(instances), torch.stack(points), matrices)
-    return ViewBatch(_recolor(images, rng), instance, where, tuple(category), tuple(words))
+    images = _recolor(images, rng)
+    if photographic:
+        images = photographed(images, rng, photographic)
+    return ViewBatch(images.round().to(torch.uint8), instance, where, tuple(category), tuple(words))
 
 
 def plain_views(scene: SceneViews) -> ViewBatch:
@@ -141,7 +154,7 @@ def plain_views(scene: SceneViews) -> ViewBatch:
 
 def _affine(host: np.random.Generator) -> np.ndarray:
     """Zoom, shift, small turn and mirror, from normalised output to normalised input coordinates, float32 [2, 3]."""
-    zoom = math.exp(host.uniform(math.log(0.6), math.log(1.3)))  # below one shows a part, enlarged
+    zoom = math.exp(host.uniform(math.log(CLOSEST), math.log(1.3)))  # below one shows a part, enlarged
     angle = host.uniform(-0.15, 0.15)
     slack = max(1.0 - zoom, 0.0)
     mirror = -1.0 if host.uniform() < 0.5 else 1.0
@@ -171,7 +184,7 @@ def _warp(colors: Tensor, instances: Tensor, points: Tensor, matrices: Tensor) -
 
 
 def _recolor(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Random exposure, white balance, contrast, saturation and noise of each image; uint8 [B, H, W, 3]."""
+    """Random exposure, white balance, contrast, saturation and noise of each image; float, in 0 to 255."""
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:
         shape = (images.shape[0], 1, 1, channels)
@@ -183,4 +196,4 @@ def _recolor(images: Tensor, rng: torch.Generator) -> Tensor:
     grey = x.mean(dim=3, keepdim=True)
     x = grey + (x - grey) * uniform(0.3, 1.3)
     x = x + torch.randn(x.shape, generator=rng, device=x.device) * uniform(0.0, 10.0)
-    return x.clamp(0, 255).to(torch.uint8)
+    return x.clamp(0, 255)

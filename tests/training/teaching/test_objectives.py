@@ -9,7 +9,14 @@ import torch
 from small_bank import DIM, NAMES
 
 from training.language import LanguageTargets
-from training.teaching.objectives import MATCH_CELL, generalist_loss, language_loss, object_loss
+from training.teaching.objectives import (
+    MATCH_CELL,
+    classifier_loss,
+    generalist_loss,
+    kept_loss,
+    language_loss,
+    object_loss,
+)
 from training.teaching.view_store import ViewBatch, ViewStore, plain_views
 
 
@@ -122,3 +129,26 @@ def test_cells_of_nothing_say_nothing_of_language(batch: ViewBatch, bank: Langua
     assert all(float(g[batch.instance < 0].max()) == 0.0 for g in grads.values())
     assert float(grads["lang.text"][batch.instance == 2].max()) == 0.0, "lamps are no candidate"
     assert float(grads["lang.feature"][batch.instance == 2].min()) > 0.0
+
+
+def test_what_the_classifier_is_sure_of_counts_most() -> None:
+    says = torch.randn(2, 3, 4, 16, generator=rng())
+    unit = torch.nn.functional.normalize(says, dim=-1)
+    assert float(classifier_loss(unit, says)) == pytest.approx(0.0, abs=1e-6)
+    assert float(classifier_loss(-unit, says)) == pytest.approx(2.0)
+    wrong = unit.clone()
+    wrong[0, 0, 0] *= -1
+    sure, unsure = says.clone(), says.clone()
+    sure[0, 0, 0] *= 10
+    unsure[0, 0, 0] *= 0.1
+    assert float(classifier_loss(wrong, sure)) > 10 * float(classifier_loss(wrong, unsure)) > 0
+    assert float(classifier_loss(unit, torch.zeros_like(says))) == 0.0
+    coarse = torch.ones(1, 2, 2, 16)
+    fine = torch.full((1, 6, 8, 16), 0.25)
+    assert float(classifier_loss(fine, coarse)) == pytest.approx(0.0, abs=1e-6), "of any resolution"
+
+
+def test_an_encoder_is_kept_relative_to_what_it_said() -> None:
+    before = [torch.randn(1, c, 3, 4, generator=rng()) * scale for c, scale in ((4, 1.0), (8, 100.0))]
+    assert float(kept_loss(before, before)) == 0.0
+    assert float(kept_loss([1.5 * x for x in before], before)) == pytest.approx(0.25)

@@ -87,7 +87,7 @@ def test_mirrored_and_zoomed_views_occur(store: ViewStore) -> None:
         mirrored += np.linalg.det(pixels) < 0
         sizes.append(size)
     assert 8 <= mirrored <= 22
-    assert 0.6 <= min(sizes) < 0.8 < 1.1 < max(sizes) <= 1.3
+    assert view_store.CLOSEST <= min(sizes) < 0.6 < 1.1 < max(sizes) <= 1.3
 
 
 def test_a_seed_repeats_a_batch(store: ViewStore) -> None:
