@@ -14,6 +14,9 @@ QOS_POLICIES: dict[str, tuple[str, ...] | None] = {
 }
 """What ``qos_overrides./TOPIC.(publisher|subscription).POLICY`` may set, and to what; a depth is a number."""
 
+SHORTEST, LONGEST = 0.01, 86_400.0
+"""Seconds that a period, an age or a wait may be: a timer that is faster does nothing else, and none holds years."""
+
 
 @dataclass(frozen=True)
 class TopicsConfig:
@@ -77,7 +80,7 @@ class SyncConfig:
     frames: int = option(
         10, "frames with a pose, and older than pose_wait, that wait for integration at most", ge=1, le=1000
     )
-    pose_history: float = option(10.0, "seconds of poses kept", gt=0.0, le=600.0)
+    pose_history: float = option(10.0, "seconds of poses kept", ge=SHORTEST, le=600.0)
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,26 @@ class PublishConfig:
     """Outputs."""
 
     namespace: str = option("chorus", "prefix of the node's topics and services, below the node's own namespace")
-    cloud_period: float = option(5.0, "seconds between whole semantic clouds; 0: on request only", ge=0.0, dynamic=True)
-    objects_period: float = option(5.0, "seconds between publications of the objects; 0: never", ge=0.0, dynamic=True)
-    status_period: float = option(1.0, "seconds between status reports and diagnostics", gt=0.0, le=60.0, dynamic=True)
+    cloud_period: float = option(
+        5.0, "seconds between whole semantic clouds, 0.01 or more; 0: on request only", ge=0.0, le=LONGEST, dynamic=True
+    )
+    objects_period: float = option(
+        5.0, "seconds between publications of the objects, 0.01 or more; 0: never", ge=0.0, le=LONGEST, dynamic=True
+    )
+    status_period: float = option(
+        1.0, "seconds between status reports and diagnostics", ge=SHORTEST, le=60.0, dynamic=True
+    )
     cloud_color: str = option("label", "what `rgb` of the semantic cloud shows", choices=("label", "rgb"), dynamic=True)
-    stale_after: float = option(5.0, "seconds without input after which diagnostics call it stale", gt=0.0)
+    stale_after: float = option(
+        5.0, "seconds without input after which diagnostics call it stale", ge=SHORTEST, le=LONGEST
+    )
     map_folder: str = option("out/maps", "folder that save_map writes into, relative to the working directory")
+
+    def __post_init__(self) -> None:
+        for name in ("cloud_period", "objects_period"):
+            value = getattr(self, name)
+            if 0.0 < value < SHORTEST:
+                raise ConfigError(f"publish.{name} = {value}: expected 0, or a value >= {SHORTEST}")
 
     def topic(self, name: str) -> str:
         """The relative name of a topic or service of the node."""

@@ -77,6 +77,9 @@ def test_objects_are_shown_anew_when_their_gap_changes(node: PerceptionNode) -> 
         ("map.depth_max", -1.0, "map.depth_max"),
         ("publish.cloud_color", "blue", "publish.cloud_color = 'blue': expected one of"),
         ("map.voxel_size", 0.1, "read-only"),
+        ("publish.cloud_period", 1e12, "publish.cloud_period"),
+        ("publish.objects_period", 1e-12, "publish.objects_period = 1e-12: expected 0, or a value >= 0.01"),
+        ("publish.status_period", 1e-9, "publish.status_period"),
         ("topics.color", "elsewhere", "read-only"),
     ],
 )
@@ -98,6 +101,12 @@ def test_period_of_zero_stops_and_another_starts_it(node: PerceptionNode) -> Non
     assert node._cloud_timer.timer_period_ns == 500_000_000
     assert setting(node, "publish.cloud_period", 0.0).successful
     assert node._cloud_timer.is_canceled()
+
+
+def test_longest_period_holds(node: PerceptionNode) -> None:
+    assert setting(node, "publish.cloud_period", 86400.0).successful
+    assert node._cloud_timer.timer_period_ns == 86_400_000_000_000
+    assert setting(node, "publish.cloud_period", 0.0).successful
 
 
 def test_timer_runs_at_its_new_period(node: PerceptionNode) -> None:

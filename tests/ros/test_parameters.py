@@ -42,11 +42,27 @@ def test_names_are_unique_and_explained() -> None:
         ("map.voxel_size", "small", "map.voxel_size = 'small'"),
         ("frames.source", "gps", "frames.source = 'gps'.*tf"),
         ("sync.depth", 0, "sync.depth = 0"),
+        ("sync.pose_history", 1e-9, r"sync.pose_history = 1e-09: expected a value >= 0\.01"),
+        ("publish.cloud_period", 1e12, r"publish.cloud_period = 1000000000000\.0: expected a value <= 86400"),
+        ("publish.objects_period", 1e12, "publish.objects_period = .*<= 86400"),
+        ("publish.objects_period", 1e-12, r"publish.objects_period = 1e-12: expected 0, or a value >= 0\.01"),
+        ("publish.cloud_period", 0.009, "publish.cloud_period = 0.009: expected 0, or"),
+        ("publish.status_period", 1e-9, r"publish.status_period = 1e-09: expected a value >= 0\.01"),
+        ("publish.stale_after", 1e12, "publish.stale_after = .*<= 86400"),
+        ("publish.stale_after", 1e-9, r"publish.stale_after = 1e-09: expected a value >= 0\.01"),
     ],
 )
 def test_bad_parameters_are_named(name: str, value: object, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         parse_overrides({name: value})
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 86400.0])
+def test_shortest_and_longest_period(seconds: float) -> None:
+    """Zero is never, or on request only."""
+    periods = {"publish.cloud_period": seconds, "publish.objects_period": seconds}
+    _, node_config = parse_overrides(periods)
+    assert (node_config.publish.cloud_period, node_config.publish.objects_period) == (seconds, seconds)
 
 
 @pytest.mark.parametrize("name", ["zzz", "robot_description", "publish_frequency", "controller.gains.p", "base_frame"])
