@@ -39,13 +39,23 @@ def bag_files(path: Path) -> list[Path]:
     if listed and there != listed:
         missing = ", ".join(file.name for file in listed if file not in there)
         _log.warning("%s: %s names files that are not there: %s", path, METADATA, missing)
-    files = there or _storage_files(path)
+    present = _storage_files(path)
+    if more := [file.name for file in present if there and _stem(file) in map(_stem, there) and file not in there]:
+        _log.warning(
+            "%s: %s does not name %s: not read (without %s they are)", path, METADATA, ", ".join(more), METADATA
+        )
+    files = there or present
     if not files:
         raise SequenceError(f"{path}: not a readable rosbag2 recording: no .mcap or .db3 file")
-    stems = {re.sub(r"(_\d+)?\.(mcap|db3)(\.zstd)?$", "", file.name) for file in files}
+    stems = {_stem(file) for file in files}
     if not there and len(stems) > 1:
         raise SequenceError(f"{path}: no {METADATA}, and files of several recordings ({', '.join(sorted(stems))})")
     return files
+
+
+def _stem(file: Path) -> str:
+    """The name of the recording that a file is a part of, as its own name has it."""
+    return re.sub(r"(_\d+)?\.(mcap|db3)(\.zstd)?$", "", file.name)
 
 
 def _listed_files(metadata: Path) -> list[Path]:
@@ -69,6 +79,6 @@ def _packed(file: Path) -> Path:
 
 
 def _storage_files(folder: Path) -> list[Path]:
-    """Storage files in a folder, NAME_2 before NAME_10."""
-    files = [file for file in folder.iterdir() if file.name.endswith(_SUFFIXES) and file.is_file()]
+    """Storage files in a folder, NAME_2 before NAME_10; hidden ones are not of a recorder (macOS leaves ``._NAME``)."""
+    files = [f for f in folder.iterdir() if f.name.endswith(_SUFFIXES) and f.is_file() and f.name[0] != "."]
     return sorted(files, key=lambda f: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", f.name)])

@@ -15,6 +15,7 @@ from chorus_core.io.transform_buffer import TransformBuffer, TransformError
 _log = logging.getLogger(__name__)
 
 _LOOKED_AT = 100  # stamps of images for which a pose is tried
+_STANDS_STILL = 4  # the rank of TF in which nothing moves
 _AS_GOOD = 0.9  # of the best coverage
 # Where something is wanted to be, not where it is: /goal_pose of RViz, /mavros/setpoint_position/local
 _WISH = re.compile(r"goal|target|setpoint|desired|reference|command|cmd|plan|initial")
@@ -65,11 +66,12 @@ def choose_pose_source(
         options: what was told.
 
     Raises:
-        SequenceError: nothing says where the camera is.
+        SequenceError: nothing says where the camera is, or what says so is of a frame that nothing connects with it.
         TransformError: the frames form a loop.
     """
     looked_at = sorted(stamps)[:: max(1, len(stamps) // _LOOKED_AT)]
     ranked = sorted(_sources(buffer, poses, types, camera, looked_at, options), key=lambda pair: pair[0])
+    _refuse_others_poses(ranked, buffer, poses, types, camera, options)
     if not ranked:
         others = ", ".join(sorted(poses))
         raise SequenceError(
@@ -112,22 +114,59 @@ def _sources(
             (1, PoseSource("TF", buffer, world, coverage))
             if moves
             else (
-                4,
+                _STANDS_STILL,
                 PoseSource(
                     "TF", buffer, world, 0.0, remark=f"nothing in TF moves {camera}: it is taken to stand still"
                 ),
             )
         )
+    for topic, child, remark in _posed_frames(buffer, poses, types, camera, options):
+        if _moves(child, camera, buffer):
+            source = _joined(topic, poses[topic], child, buffer, camera, stamps, options.world_frame, remark)
+            # TF ends at the robot's body (joints may move in it), and odometry goes on from there
+            is_odometry = types[topic] == ODOMETRY
+            yield (0 if is_odometry and child == tf_root else 2 if is_odometry else 3), source
+
+
+def _refuse_others_poses(
+    ranked: Sequence[tuple[int, PoseSource]],
+    buffer: TransformBuffer,
+    poses: Mapping[str, Sequence[PoseSample]],
+    types: Mapping[str, str],
+    camera: str,
+    options: BagOptions,
+) -> None:
+    """A camera that would stand still beside poses of a frame it is not connected with: all frames in one place."""
+    if any(rank != _STANDS_STILL for rank, _ in ranked) or (options.pose and options.pose not in poses):
+        return
+    topics = _posed_frames(buffer, poses, types, camera, options)
+    apart = [f"{topic} is of {child!r}" for topic, child, _ in topics if not _moves(child, camera, buffer)]
+    if apart:
+        raise SequenceError(
+            f"{'; '.join(apart)}: no transform connects that with {camera!r} (--base-frame says of what they are, "
+            "--pose-topic /tf that the camera stands still)"
+        )
+
+
+def _moves(child: str, camera: str, buffer: TransformBuffer) -> bool:
+    return child == camera.removeprefix("/") or child in buffer.ancestors(camera)
+
+
+def _posed_frames(
+    buffer: TransformBuffer,
+    poses: Mapping[str, Sequence[PoseSample]],
+    types: Mapping[str, str],
+    camera: str,
+    options: BagOptions,
+) -> Iterator[tuple[str, str, str]]:
+    """Pose topics that may be taken, with the frame that their poses are of and what of it is assumed."""
+    told = options.pose in poses
     for topic, samples in sorted(poses.items()):
         if not samples or (told and topic != options.pose) or (not told and _is_wish(topic)):
             continue
-        is_odometry = types[topic] == ODOMETRY
-        child, remark = _posed_frame(topic, samples[0], is_odometry, buffer, camera, options)
-        if not child:
-            continue
-        source = _joined(topic, samples, child, buffer, camera, stamps, options.world_frame, remark)
-        # TF ends at the robot's body (joints may move in it), and odometry goes on from there
-        yield (0 if is_odometry and child == tf_root else 2 if is_odometry else 3), source
+        child, remark = _posed_frame(topic, samples[0], types[topic] == ODOMETRY, buffer, camera, options)
+        if child:
+            yield topic, child, remark
 
 
 def _posed_frame(

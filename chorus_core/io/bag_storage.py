@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -56,7 +56,7 @@ def open_bag(path: str | Path) -> Bag:
         SequenceError: there is none, or not one message of it can be read.
     """
     path = Path(path)
-    bag = Bag(path, [_open_file(file) for file in bag_files(path)])
+    bag = Bag(path, _open_files(bag_files(path)))
     if not bag.topics:
         foreign = ", ".join(f"{topic} ({encoding})" for topic, encoding in sorted(bag.foreign.items()))
         raise SequenceError(f"{path}: not a readable rosbag2 recording: no messages" + (foreign and f" but {foreign}"))
@@ -118,6 +118,25 @@ def _decompressed(data: bytes) -> bytes:
     if zstandard.frame_content_size(data) > _MAX_MESSAGE:
         raise zstandard.ZstdError(f"message of over {_MAX_MESSAGE} bytes")
     return zstandard.ZstdDecompressor().decompress(data, max_output_size=_MAX_MESSAGE)
+
+
+def _open_files(paths: Sequence[Path]) -> list[_StorageFile]:
+    """Those of the files that can be opened; the others are said.
+
+    Raises:
+        SequenceError: none can.
+    """
+    opened, last_error = [], None
+    for path in paths:
+        try:
+            opened.append(_open_file(path))
+        except SequenceError as error:
+            last_error = error
+            if len(paths) > 1:
+                _log.warning("%s; the other files of the recording are read", error)
+    if last_error is not None and not opened:
+        raise last_error
+    return opened
 
 
 def _open_file(path: Path) -> _StorageFile:

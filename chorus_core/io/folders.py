@@ -28,7 +28,9 @@ _log = logging.getLogger(__name__)
 
 COLOR_SUFFIXES = (".jpg", ".jpeg", ".png")
 _DEPTH_SUFFIXES = (".png", ".pgm", ".tiff", ".tif")
+_ANY_CASE = (*_DEPTH_SUFFIXES, *(suffix.upper() for suffix in _DEPTH_SUFFIXES))
 _MILLIMETRES = 1000.0
+_REPLICA_DEPTH_SCALE = 6553.5
 
 _SEVEN_SCENES = Calibration(CameraIntrinsics(585.0, 585.0, 320.0, 240.0, 640, 480), _MILLIMETRES)
 """Of the Kinect depth camera, as the 7-Scenes page (Shotton et al. 2013) gives them."""
@@ -65,7 +67,7 @@ def open_seven_scenes(folder: Path) -> FileSequence:
     frames = _Frames(folder)
     for color in sorted(path for path in folder.glob("frame-*.color.*") if path.suffix.lower() in COLOR_SUFFIXES):
         stem = color.name[: -len(f".color{color.suffix}")]
-        depths = (folder / f"{stem}.depth{suffix}" for suffix in _DEPTH_SUFFIXES)
+        depths = (folder / f"{stem}.depth{suffix}" for suffix in _ANY_CASE)
         frames.add(color, depths, folder / f"{stem}.pose.txt", stem.removeprefix("frame-"))
     return frames.sequence(lambda: _of_seven_scenes(folder, frames))
 
@@ -116,29 +118,33 @@ def _of_scannet(folder: Path, frames: _Frames) -> Calibration:
 def open_replica(folder: Path) -> FileSequence:
     """Replica as rendered for NICE-SLAM (Zhu et al. 2022): ``results/frameNNNNNN.jpg``, ``results/depthNNNNNN.png``,
     ``traj.txt`` (a row-major 4x4 world_from_camera a line, OpenCV axes) and ``cam_params.json`` in the folder or its
-    parent (``camera``: w, h, fx, fy, cx, cy, scale; 6553.5 a metre where scale is absent). Stamps are N / 30 s.
+    parent (``camera``: w, h, fx, fy, cx, cy, scale; 6553.5 a metre where scale is absent); ``intrinsics.json`` comes
+    first where there is one. Stamps are N / 30 s.
 
     Raises:
         SequenceError: a file is missing or malformed, or no frame is usable.
     """
-    candidates = [parent / "cam_params.json" for parent in (folder, folder.parent)]
-    params_path = next((path for path in candidates if path.is_file()), None)
-    if params_path is None:
-        raise SequenceError(f"{folder}: no cam_params.json in it or in its parent")
-    tree = read_object(params_path)
-    camera = tree.get("camera", tree)
-    intrinsics = pinhole(
-        [number_field(camera, k, params_path) for k in ("fx", "fy", "cx", "cy", "w", "h")], params_path
-    )
-    calibration = Calibration(intrinsics, number_field(camera, "scale", params_path, 6553.5))
-
     frames = _Frames(folder)
     poses = _read_trajectory(folder / "traj.txt", frames.broken)
     for color in sorted((folder / "results").glob("frame*.*")):
         if color.suffix.lower() in COLOR_SUFFIXES:
             number = color.stem.removeprefix("frame")
             frames.add(color, [color.with_name(f"depth{number}.png")], poses, number)
-    return frames.sequence(lambda: calibration)
+    return frames.sequence(lambda: _of_replica(folder))
+
+
+def _of_replica(folder: Path) -> Calibration:
+    own = own_calibration(folder, _REPLICA_DEPTH_SCALE)
+    if own is not None:
+        return own
+    candidates = [parent / "cam_params.json" for parent in (folder, folder.parent)]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        raise SequenceError(f"{folder}: no cam_params.json and no {OWN_FILE} in it or in its parent")
+    tree = read_object(path)
+    camera = tree.get("camera", tree)
+    intrinsics = pinhole([number_field(camera, k, path) for k in ("fx", "fy", "cx", "cy", "w", "h")], path)
+    return Calibration(intrinsics, number_field(camera, "scale", path, _REPLICA_DEPTH_SCALE))
 
 
 class _Frames:
@@ -149,6 +155,7 @@ class _Frames:
         self.files: list[FrameFiles] = []
         self.dropped = Counter[str]()
         self.broken = Leniency(folder, SequenceError)
+        self._numbers: set[str] = set()
 
     def add(self, color: Path, depths: Iterable[Path], poses: Path | Sequence[np.ndarray | None], number: str) -> None:
         """A colour image; its depth image is the first of ``depths`` that exists.
@@ -160,6 +167,8 @@ class _Frames:
         if not (number.isascii() and number.isdigit()):
             self.dropped["no frame number in the name"] += 1
             self.broken.leave_out(SequenceError(f"{color}: expected a frame number in the name, got {number!r}"))
+        elif number in self._numbers:
+            self.dropped["colour of a frame twice"] += 1
         elif (depth := next((path for path in depths if path.is_file()), None)) is None:
             self.dropped["no depth"] += 1
         elif not (poses.is_file() if isinstance(poses, Path) else int(number) < len(poses)):
@@ -167,6 +176,7 @@ class _Frames:
         elif (pose := self._read(poses) if isinstance(poses, Path) else poses[int(number)]) is None:
             self.dropped["pose not readable"] += 1
         else:
+            self._numbers.add(number)
             self.files.append(FrameFiles(color, depth, pose, int(number) * FRAME_PERIOD, timed=False))
 
     def _read(self, path: Path) -> np.ndarray | None:
@@ -202,7 +212,7 @@ def _numbered_frames(folder: Path) -> _Frames:
         raise SequenceError(f"{folder / 'color'}: no .jpg or .png images")
     frames = _Frames(folder)
     for color in sorted(images, key=lambda path: (path.stem.zfill(20), path.name)):
-        depths = (folder / "depth" / f"{color.stem}{suffix}" for suffix in _DEPTH_SUFFIXES)
+        depths = (folder / "depth" / f"{color.stem}{suffix}" for suffix in _ANY_CASE)
         frames.add(color, depths, folder / "pose" / f"{color.stem}.txt", color.stem)
     return frames
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from chorus_core.frames import CameraIntrinsics
-from chorus_core.io.errors import reading
 from chorus_core.io.folder_calibration import eth3d_calibration, first_size, guessed, own_calibration
 from chorus_core.io.poses import associate, interpolate_trajectory, matrix_from_pose
 from chorus_core.io.sequence import Calibration, FileSequence, FrameFiles, SequenceError
@@ -91,10 +91,10 @@ def _read_list(folder: Path, name: str) -> tuple[np.ndarray, list[Path], int]:
     broken = Leniency(folder / name, SequenceError)
     for place, words in read_rows(folder / name, SequenceError):
         try:
-            if len(words) != 2:
+            path = _inside(root, " ".join(words[1:]), place)
+            if len(words) != 2 and not path.is_file():  # names may hold blanks
                 raise SequenceError(f"{place}: expected 'stamp path', got {len(words)} words")
             stamp = _stamp(words[0], place)
-            path = _inside(root, words[1], place)
         except SequenceError as error:
             broken.leave_out(error)
             continue
@@ -105,10 +105,10 @@ def _read_list(folder: Path, name: str) -> tuple[np.ndarray, list[Path], int]:
 
 
 def _inside(root: Path, name: str, place: str) -> Path:
-    with reading(place, SequenceError):  # a NUL in a path, say
-        path = (root / name).resolve()
-        if not path.is_relative_to(root):
-            raise SequenceError(f"{place}: {name!r} lies outside the sequence's folder")
+    """A file by its name within a folder; symbolic links may lead out, as data sets are put together with them."""
+    path = Path(os.path.normpath(root / name))
+    if "\0" in name or not path.is_relative_to(root):
+        raise SequenceError(f"{place}: {name!r} lies outside the sequence's folder")
     return path
 
 

@@ -153,3 +153,29 @@ def test_a_camera_that_stands_still(caplog):
     assert (source.name, source.world_frame) == ("TF", "base")
     np.testing.assert_array_equal(camera_at(source), MOUNT)
     assert "nothing in TF moves camera" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "child", "kind"),
+    [
+        (BagOptions(), "base_footprint", ODOMETRY),
+        (BagOptions(base_frame="base_lnk"), "base", ODOMETRY),
+        (BagOptions(base_frame="nope"), "", POSE),
+        (BagOptions(pose="/odom"), "wheels", ODOMETRY),
+    ],
+)
+def test_poses_of_what_the_camera_does_not_sit_on_are_refused(options: BagOptions, child: str, kind: str) -> None:
+    """Else all frames would lie in one place."""
+    name = options.base_frame or child
+    with pytest.raises(SequenceError, match=rf"/odom is of '{name}': no transform connects that with 'camera'"):
+        choose(mounted(), options, odom=(kind, samples("odom", child)))
+
+
+def test_poses_of_something_else_do_not_matter_where_tf_knows_the_camera() -> None:
+    found = choose(mounted(tree(("odom", "base", None))), wheels=(ODOMETRY, samples("odom", "wheels")))
+    assert found.name == "TF" and camera_at(found)[0, 3] == pytest.approx(2.7)
+
+
+def test_a_camera_may_be_told_to_stand_still() -> None:
+    still = choose(mounted(), BagOptions(pose="/tf"), odom=(ODOMETRY, samples("odom", "wheels")))
+    assert still.name == "TF" and camera_at(still, 0.1)[0, 3] == camera_at(still, 4.0)[0, 3]

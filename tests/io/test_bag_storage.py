@@ -277,3 +277,24 @@ def test_range_and_topics(tmp_path):
         start, stop = whole[7].log_time, whole[20].log_time
         expected = [m for m in whole if start <= m.log_time < stop and m.topic in (COLOR, DEPTH)]
         assert list(open_bag(path).messages({COLOR, DEPTH}, start, stop)) == expected and len(expected) > 3
+
+
+def test_a_part_that_cannot_be_opened_costs_itself_alone(tmp_path, caplog):
+    """The recorder was killed before it wrote anything into the newest file; macOS left one of its own."""
+    folder = recording().write(tmp_path / "bag", StoragePlugin.MCAP)
+    (folder / "metadata.yaml").unlink()
+    (folder / "bag_1.mcap").touch()
+    (folder / "._bag.mcap").write_bytes(b"macOS")
+    assert len(open_sequence(folder)) == COUNT
+    assert "bag_1.mcap: not a readable rosbag2 recording" in caplog.text and "._bag" not in caplog.text
+    for path in folder.glob("bag*"):
+        path.write_bytes(b"")
+    with pytest.raises(SequenceError, match="begins like neither"):
+        open_bag(folder)
+
+
+def test_a_part_that_the_metadata_leaves_out_is_said(tmp_path, caplog):
+    folder = recording().write(tmp_path / "bag", StoragePlugin.MCAP)
+    (folder / "bag_1.mcap").write_bytes((folder / "bag.mcap").read_bytes())
+    assert len(open_sequence(folder)) == COUNT
+    assert "metadata.yaml does not name bag_1.mcap: not read" in caplog.text
