@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,24 +19,27 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
     The temporary name is in the same folder (a rename never crosses file systems), hidden, unique, and keeps the
     suffix (some writers choose their format by it). Parent folders are made. After an error the temporary file is
     removed and what stood at ``path`` before is untouched. Readers see the old or the new file, never half of one.
+    Where ``path`` is a link, the file that it names is replaced and the link stays.
 
     Args:
         durable: also over a power cut: content and rename are on the disk when the block has ended.
 
     Raises:
         FileNotFoundError: the block ended without having written the file.
-        OSError: the disk is full, or the like; it names ``path``, whatever the writer's own error says.
+        OSError: what stands at ``path`` is no regular file (before the block begins), the disk is full, or the like;
+            it names ``path``, whatever the writer's own error says.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    target = _target(path)
+    temporary = target.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if durable:
             _flush(temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
         if durable:
-            _flush(path.parent)
+            _flush(target.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if (named := _naming(error, temporary, path)) is not None:
@@ -43,9 +47,34 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
         raise
 
 
+def check_target(path: str | Path) -> None:
+    """Say before the work what :func:`atomic_path` would fail with after it. Writes nothing.
+
+    Raises:
+        OSError: ``path`` is a folder, a device or a pipe, lies below a file, or in a folder that cannot be written to.
+    """
+    folder = next(parent for parent in _target(Path(path)).absolute().parents if parent.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"{os.strerror(errno.EACCES)} in {folder}", str(path))
+
+
 def temporary_names(stem: str, suffix: str) -> re.Pattern[str]:
     """The names that :func:`atomic_path` writes to, which a killed process leaves; all are regular expressions."""
     return re.compile(rf"\.{stem}\.[0-9a-f]{{12}}\.tmp{suffix}")
+
+
+def _target(path: Path) -> Path:
+    """The file to replace: what a link names. A rename would put a file in the place of a device or a pipe as well."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return target
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(errno.EEXIST, "is no regular file (a device, a pipe), and is not replaced", str(path))
+    return target
 
 
 def _flush(path: Path) -> None:
