@@ -2,8 +2,9 @@
 
 A save writes the features first, under a name that no save used before: ``NAME.ID.features.npz``. Then the ``.ply``
 takes the place of the old one; a comment in its header, ``chorus_map ID SHA256``, names the features and the digest of
-their file. That rename is the moment at which the new map counts, and only after it are older features removed. The
-features hold the digest of the ``.ply`` without the comment, so that damage to any byte of either file is found.
+their file. That rename is the moment at which the new map counts, and only after it are older features removed, except
+those of a ``.ply`` of another name in that folder: the old one may have been copied or renamed. The features hold the
+digest of the ``.ply`` without the comment, so that damage to any byte of either file is found.
 
 A reader therefore has the old map or the new one, whatever a save was interrupted by. Maps of before this order lie in
 ``NAME.ply`` and ``NAME.features.npz`` and are read still.
@@ -16,7 +17,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from chorus_core.io.errors import ReadError
 
 _HEAD = 1 << 16
 """Bytes in which the header's comment is looked for."""
+
+_FIRST = 1 << 12
+"""Bytes that hold a whole header as a rule."""
 
 _MARK = re.compile(rb"^comment chorus_map ([0-9a-f]{8}) ([0-9a-f]{64})\n", re.MULTILINE)
 _LIKE_A_MARK = re.compile(rb"chorus_map|[0-9a-f]{8} [0-9a-f]{64}")
@@ -169,7 +173,8 @@ def move_map(source: str | Path, target: str | Path) -> Path:
                 _write(moved, features.read_bytes())
         os.replace(source, target)
         _remove_others(target, moved)
-    if features is not None and features != moved:
+    copied = save_id is not None and source.parent != target.parent and save_id in _named_ids(source.parent.iterdir())
+    if features is not None and features != moved and not copied:
         features.unlink(missing_ok=True)
     return target
 
@@ -191,10 +196,23 @@ def _encode_again(path: Path) -> str:
 def _marked_id(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            mark = _MARK.search(file.read(_HEAD))
+            head = file.read(_FIRST)
+            if b"end_header" not in head:
+                head += file.read(_HEAD - len(head))
+            mark = _MARK.search(head)
     except FileNotFoundError:
         return None
     return None if mark is None else mark.group(1).decode()
+
+
+def _named_ids(plys: Iterable[Path]) -> set[str]:
+    """The ids that any of these ``.ply`` carries: also copies of a map, and maps that were renamed alone."""
+    found = set()
+    for ply in plys:
+        if ply.suffix.lower() == ".ply" and ply.is_file():  # a pipe of that name would be waited for
+            with suppress(OSError):
+                found.add(_marked_id(ply))
+    return found - {None}
 
 
 def _sidecar(path: Path, save_id: str) -> Path:
@@ -229,20 +247,29 @@ def _write(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def _remove_others(path: Path, kept: Path | None) -> None:
-    """Remove features of older saves of that name, and what killed ones left; what cannot be removed does no harm."""
+    """Remove features of older saves of that name that no ``.ply`` of another name needs, and what killed saves left.
+
+    What cannot be removed does no harm.
+    """
     stem = re.escape(path.stem)
-    features = re.compile(rf"{stem}(\.[0-9a-f]{{8}})?\.features\.npz")
+    features = re.compile(rf"{stem}(?:\.([0-9a-f]{{8}}))?\.features\.npz")
     left = (
         temporary_names(stem, re.escape(path.suffix)),
         temporary_names(rf"{stem}\.[0-9a-f]{{8}}\.features", r"\.npz"),
     )
-    for other in path.parent.iterdir():
-        older = features.fullmatch(other.name) and other != kept
+    everything = list(path.parent.iterdir())
+    doomed = [item for item in everything if any(names.fullmatch(item.name) for names in left)]
+    others = [item for item in everything if item not in doomed]
+    older = {other: match[1] for other in others if other != kept and (match := features.fullmatch(other.name))}
+    named = _named_ids(others) if any(older.values()) else set()
+    for other, save_id in older.items():
         # "map.20261127.features.npz" may be of a map "map.20261127.ply".
         another = path.with_name(f"{other.name.removesuffix(_SUFFIX)}.ply")
-        if any(names.fullmatch(other.name) for names in left) or (older and (another == path or not another.exists())):
-            with suppress(OSError):
-                other.unlink()
+        if save_id not in named and (another == path or not another.exists()):
+            doomed.append(other)
+    for other in doomed:
+        with suppress(OSError):
+            other.unlink()
 
 
 def _sha256(*parts: bytes | memoryview) -> str:
