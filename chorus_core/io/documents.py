@@ -1,9 +1,10 @@
-"""JSON and YAML from outside: of bounded size and depth, without aliases, and of a known kind at the top."""
+"""JSON and YAML from outside: of bounded size and depth, each key once, no aliases, and of a known kind at the top."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,22 @@ def read_json(
     """The object (``kind`` dict), or the array (list), that a JSON file holds.
 
     Raises:
-        ReadError: of the kind ``error``: not JSON, of another kind, nested too deeply, or larger than ``max_bytes``.
+        ReadError: of the kind ``error``: not JSON, of another kind, a key twice, nested too deeply, or larger than
+            ``max_bytes``.
         OSError: no such file, or not readable.
     """
     text = _text(Path(path), max_bytes, error)
     with reading(path, error):
         # The decoder recurses into its input; this looks at brackets alone (those in strings too: a few to spare).
         _check_depth(path, _bracket_depth(text), error)
-        return _of_kind(path, json.loads(text), kind, error)
+
+        def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            for key, count in Counter(key for key, _ in pairs).items():
+                if count > 1:
+                    raise error(f"{path}: {key!r} is there {count} times: which one is meant?")
+            return dict(pairs)
+
+        return _of_kind(path, json.loads(text, object_pairs_hook=once), kind, error)
 
 
 def read_yaml(path: str | Path, max_bytes: int = 1 << 20, *, error: type[ReadError] = DocumentError) -> dict[str, Any]:
@@ -46,8 +55,8 @@ def read_yaml(path: str | Path, max_bytes: int = 1 << 20, *, error: type[ReadErr
     Aliases are refused: a few of them can stand for a tree of any size.
 
     Raises:
-        ReadError: of the kind ``error``: not YAML, not a mapping, with aliases, nested too deeply, or larger than
-            ``max_bytes``.
+        ReadError: of the kind ``error``: not YAML, not a mapping, with aliases, a key twice, nested too deeply, or
+            larger than ``max_bytes``.
         OSError: no such file, or not readable.
     """
     text = _text(Path(path), max_bytes, error)
@@ -59,19 +68,41 @@ def parse_yaml(text: str, what: str | Path = "YAML", *, error: type[ReadError] =
     """What a piece of YAML holds, of any type.
 
     Raises:
-        ReadError: of the kind ``error``: not YAML, with aliases, or nested too deeply.
+        ReadError: of the kind ``error``: not YAML, with aliases, a key twice, or nested too deeply.
     """
     with reading(what, error):
-        depth = 0
+        open_: list[_Level] = []
         for event in yaml.parse(text, Loader=_LOADER):
             if isinstance(event, yaml.AliasEvent):
                 raise error(f"{what}: line {event.start_mark.line + 1} has an alias: expected plain values")
+            if isinstance(event, yaml.NodeEvent) and open_ and open_[-1].repeats(event):
+                raise error(
+                    f"{what}: line {event.start_mark.line + 1}: {event.value!r} is there twice: which one is meant?"
+                )
             if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-                _check_depth(what, depth, error)
+                open_.append(_Level(isinstance(event, yaml.MappingStartEvent)))
+                _check_depth(what, len(open_), error)
             elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
+                open_.pop()
         return yaml.load(text, Loader=_LOADER)  # a safe loader either way
+
+
+class _Level:
+    """A mapping or list whose end has not come yet."""
+
+    def __init__(self, is_mapping: bool) -> None:
+        self._is_mapping = is_mapping
+        self._keys: set[str] = set()
+        self._at_key = True
+
+    def repeats(self, node: yaml.NodeEvent) -> bool:
+        """Whether the next node in it is a key that came before."""
+        is_key, self._at_key = self._is_mapping and self._at_key, not self._at_key
+        if not is_key or not isinstance(node, yaml.ScalarEvent):
+            return False
+        repeated = node.value in self._keys
+        self._keys.add(node.value)
+        return repeated
 
 
 def _text(path: Path, max_bytes: int, error: type[ReadError]) -> str:

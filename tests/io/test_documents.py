@@ -50,6 +50,7 @@ def test_the_kind_at_the_top_and_of_error_can_be_chosen(tmp_path: Path) -> None:
         ('{"a": ' + "9" * 10_000 + "}", "damaged or of another form"),
         (b"\xff\xfe{}", "UnicodeDecodeError"),
         ("", "JSONDecodeError"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' is there 2 times"),
     ],
 )
 def test_bad_json(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -69,6 +70,8 @@ def test_bad_json(tmp_path: Path, content: str | bytes, message: str) -> None:
         ("a: [1", "ParserError"),
         ("a: !!python/object/apply:os.system [ls]", "ConstructorError"),
         ("? [a]\n: 1\n", "ConstructorError"),
+        ("a: 1\nb: {c: 1, d: [c, c], c: 2}\n", "line 2: 'c' is there twice"),
+        ("map:\n  voxel_size: 0.02\nmap:\n  carve: false\n", "line 3: 'map' is there twice"),
         (b"\xff\xfe", "UnicodeDecodeError"),
     ],
 )
