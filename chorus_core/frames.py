@@ -9,6 +9,12 @@ import numpy as np
 REACH = 1e5
 """Metres from the world's origin within which float32 still tells voxels of a centimetre apart."""
 
+_SHORTEST_FOCUS, _LONGEST_FOCUS = 0.044, 57.0
+"""Focal lengths that a camera may have, in sides of its image: views of 170 degrees to one."""
+
+_CROP = 0.5
+"""Sides that a principal point may lie outside of an image that was cropped."""
+
 
 class FrameError(ValueError):
     """A frame that cannot be used. The message names the field, the value and the expected form."""
@@ -55,6 +61,28 @@ class CameraIntrinsics:
         return CameraIntrinsics(
             self.fx * sx, self.fy * sy, (self.cx + 0.5) * sx - 0.5, (self.cy + 0.5) * sy - 0.5, width, height
         )
+
+
+def check_view(camera: CameraIntrinsics) -> CameraIntrinsics:
+    """The camera, or a FrameError where none has its focal lengths: a normalised matrix, or one of other units."""
+    sides = camera.fx / camera.width, camera.fy / camera.height
+    if not all(_SHORTEST_FOCUS <= side <= _LONGEST_FOCUS for side in sides):
+        raise FrameError(
+            f"focal lengths {camera.fx:g}, {camera.fy:g} at {camera.width}x{camera.height} pixels: expected "
+            f"{_SHORTEST_FOCUS} to {_LONGEST_FOCUS} times the image's sides, a view of 1 to 170 degrees"
+        )
+    return camera
+
+
+def check_center(camera: CameraIntrinsics) -> CameraIntrinsics:
+    """The camera, or a FrameError where the principal point lies farther outside the image than a crop explains."""
+    across, down = (camera.cx + 0.5) / camera.width, (camera.cy + 0.5) / camera.height
+    if not (-_CROP <= across <= 1 + _CROP and -_CROP <= down <= 1 + _CROP):
+        raise FrameError(
+            f"principal point {camera.cx:g}, {camera.cy:g} (cx, cy) in images of {camera.width}x{camera.height}: "
+            "expected it in the image, or half a side outside at most"
+        )
+    return camera
 
 
 def check_rigid(transform: np.ndarray, name: str = "world_from_camera") -> np.ndarray:

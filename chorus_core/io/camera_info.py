@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from chorus_core.frames import CameraIntrinsics, FrameError
+from chorus_core.frames import CameraIntrinsics, FrameError, check_center, check_view
 
 _ROUNDING = 1
 """Pixels by which a driver may round the size of a binned image."""
@@ -27,8 +27,8 @@ def intrinsics_from_info(
             have exactly the size that follows from the message; others may be the same view at another size.
 
     Raises:
-        FrameError: an uncalibrated camera (K of zeros), a region that does not lie on the sensor, or images that are
-            not of the size that region and binning give.
+        FrameError: an uncalibrated camera (K of zeros), a matrix that no camera of that sensor has, a region that does
+            not lie on the sensor, or images that are not of the size that region and binning give.
     """
     if not np.any(info.k):
         raise FrameError("camera_info.k is all zeros, which ROS means as uncalibrated: expected a camera matrix")
@@ -37,7 +37,8 @@ def intrinsics_from_info(
         width, height = image_size  # some drivers leave it to the images
     projection = np.asarray(info.p, dtype=np.float64).reshape(3, 4)
     matrix = projection[:, :3] if rectified and projection[0, 0] > 0 else np.asarray(info.k).reshape(3, 3)
-    sensor = CameraIntrinsics.from_matrix(matrix, width, height)
+    # Of the whole sensor: the principal point of a region may well lie outside it.
+    sensor = _checked(CameraIntrinsics.from_matrix(matrix, width, height))
     window = _window(info, width, height)
     binning = max(int(info.binning_x), 1), max(int(info.binning_y), 1)
     if window == (0, 0, width, height) and binning == (1, 1):
@@ -53,6 +54,13 @@ def intrinsics_from_info(
         size = image_size
     cropped = CameraIntrinsics(sensor.fx, sensor.fy, sensor.cx - x, sensor.cy - y, window_width, window_height)
     return cropped.scaled(*size)
+
+
+def _checked(sensor: CameraIntrinsics) -> CameraIntrinsics:
+    try:
+        return check_center(check_view(sensor))
+    except FrameError as error:
+        raise FrameError(f"camera_info: {error}") from error
 
 
 def _window(info: Any, width: int, height: int) -> tuple[int, int, int, int]:

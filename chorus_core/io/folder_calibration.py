@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from chorus_core.frames import CameraIntrinsics, FrameError
+from chorus_core.frames import CameraIntrinsics, FrameError, check_center, check_view
 from chorus_core.io.documents import DocumentError, read_json
 from chorus_core.io.image_header import MAX_PIXELS, ImageError, image_header
 from chorus_core.io.sequence import Calibration, SequenceError
@@ -19,8 +19,6 @@ _log = logging.getLogger(__name__)
 
 OWN_FILE = "intrinsics.json"
 _ASPECT_TOLERANCE = 0.01
-_SHORTEST, _LONGEST = 0.01, 100.0
-"""Focal lengths that a camera may have, in sides of its image: views of 178 to half a degree."""
 
 
 def own_calibration(folder: Path, depth_scale: float) -> Calibration | None:
@@ -52,7 +50,7 @@ def eth3d_calibration(path: Path, size: tuple[int, int], depth_scale: float) -> 
     if len(words) > 4:
         _log.warning("%s: numbers after fx fy cx cy are left out: lens distortion is not removed", place)
     values = row_of_numbers(place, words[:4], 4, "fx fy cx cy", SequenceError)
-    intrinsics = pinhole([*values, *size], path)
+    intrinsics = pinhole([*values, *size], path, guess=True)
     if not centred(intrinsics):
         raise SequenceError(
             f"{path}: principal point {intrinsics.cx:g}, {intrinsics.cy:g} in images of {size[0]}x{size[1]}: they were "
@@ -148,8 +146,11 @@ def number_field(tree: Any, key: str, path: Path, default: float | None = None) 
     return float(value)
 
 
-def pinhole(values: list[float], path: Path) -> CameraIntrinsics:
+def pinhole(values: list[float], path: Path, guess: bool = False) -> CameraIntrinsics:
     """A camera of fx, fy, cx, cy, width and height.
+
+    Args:
+        guess: whether the size is one; the principal point is not checked then, as :func:`centred` tells more.
 
     Raises:
         SequenceError: they are not one's.
@@ -158,13 +159,11 @@ def pinhole(values: list[float], path: Path) -> CameraIntrinsics:
     if not (np.isfinite([width, height]).all() and width == int(width) and height == int(height)):
         raise SequenceError(f"{path}: image size {width}x{height}: expected whole pixels")
     try:
-        camera = CameraIntrinsics(*map(float, k), int(width), int(height))
+        camera = check_view(CameraIntrinsics(*map(float, k), int(width), int(height)))
+        if not guess:
+            check_center(camera)
     except FrameError as error:
         raise SequenceError(f"{path}: {error}") from error
-    sides = (camera.fx / camera.width, camera.fy / camera.height)
-    if not all(_SHORTEST <= side <= _LONGEST for side in sides) or camera.width * camera.height > MAX_PIXELS:
-        raise SequenceError(
-            f"{path}: focal lengths {camera.fx:g}, {camera.fy:g} at {camera.width}x{camera.height} pixels: expected "
-            f"{_SHORTEST} to {_LONGEST} times the image's sides, and {MAX_PIXELS} pixels at most"
-        )
+    if camera.width * camera.height > MAX_PIXELS:
+        raise SequenceError(f"{path}: {camera.width}x{camera.height} pixels: expected {MAX_PIXELS} pixels at most")
     return camera

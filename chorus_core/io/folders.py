@@ -104,7 +104,7 @@ def _of_scannet(folder: Path, frames: _Frames) -> Calibration:
     path, size = folder / "intrinsic" / "intrinsic_depth.txt", frames.depth_size()
     k = _read_matrix(path)
     for width, height in (size, _SCANNET_DEPTH_SIZE):  # the file does not say which
-        camera = pinhole([k[0, 0], k[1, 1], k[0, 2], k[1, 2], width, height], path)
+        camera = pinhole([k[0, 0], k[1, 1], k[0, 2], k[1, 2], width, height], path, guess=True)
         if centred(camera):
             if (width, height) != size:
                 _log.warning("%s is of %dx%d images: brought to the %dx%d of these", path, width, height, *size)

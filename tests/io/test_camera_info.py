@@ -68,9 +68,33 @@ def test_a_driver_that_leaves_the_size_to_the_images() -> None:
         intrinsics_from_info(camera_info(width=0, height=0))
 
 
+def matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
+    return np.array([fx, 0, cx, 0, fy, cy, 0, 0, 1.0])
+
+
+def test_wide_and_long_cameras_are_taken() -> None:
+    for focus in (12.0, 5000.0):  # 163 degrees, 1.8 degrees
+        assert intrinsics_from_info(camera_info(k=matrix(focus, focus, CX, CY))).fx == focus
+
+
+def test_principal_point_of_a_region_may_lie_outside_it() -> None:
+    part = intrinsics_from_info(camera_info(roi=roi(120, 90, 40, 30)))
+    assert (part.cx, part.cy) == (CX - 120, CY - 90)
+
+
+def test_images_that_a_driver_cropped_are_taken() -> None:
+    """Some say the size of the crop and move the principal point by themselves."""
+    assert intrinsics_from_info(camera_info(k=matrix(FX, FY, -30.0, 170.0))).cx == -30.0
+
+
 @pytest.mark.parametrize(
     ("changes", "image_size", "message"),
     [
+        ({"k": matrix(0.8, 1.1, 0.5, 0.5)}, None, "camera_info: focal lengths 0.8, 1.1 at 160x120 pixels: expected"),
+        ({"k": matrix(FX, 1e5, CX, CY)}, None, "focal lengths 140, 100000 at 160x120"),
+        ({"k": matrix(FX, FY, 1000, CY)}, None, r"principal point 1000, 57.5 \(cx, cy\) in images of 160x120"),
+        ({"k": matrix(FX, FY, CX, -80)}, None, "principal point 81, -80"),
+        ({"k": matrix(FX, FY, 1000, CY), "width": 0, "height": 0}, (160, 120), "principal point 1000, 57.5"),
         ({"k": np.zeros(9)}, None, "uncalibrated"),
         ({"roi": roi(100, 0, 80, 60)}, None, "roi 80x60 at 100, 0: expected a part of the sensor's 160x120"),
         ({"roi": roi(40, 30, 0, 0)}, None, "roi 0x0"),

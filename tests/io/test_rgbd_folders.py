@@ -13,6 +13,7 @@ from folder_layouts import COUNT, HEIGHT, INTRINSICS, WIDTH, WRITERS, color_of, 
 from chorus_core.frames import RgbdFrame
 from chorus_core.io.rgbd import RgbdSequence, SequenceError, open_sequence
 
+FAR_OFF = {"camera": {"w": 32, "h": 24, "fx": 30, "fy": 31, "cx": 32, "cy": -13}}
 POSE_OF_SECOND = ("000002.txt", "2.txt", "frame-000002.pose.txt")
 
 
@@ -271,6 +272,8 @@ def test_tum_frames_without_partner_or_pose(tmp_path):
         ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "fy": 0}), "fx, fy > 0"),
         ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "fx": 1e30}), "focal lengths 1e\\+30, 31 at 32x24"),
         ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "width": 32000}), "focal lengths 30, 31 at 32000x24"),
+        ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "fx": 0.8}), "focal lengths 0.8, 31 at 32x24"),
+        ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "cx": 1000}), "principal point 1000, .* of 32x24"),
         ("numbered", "intrinsics.json", json.dumps({**INTRINSICS, "depth_scale": 0}), "depth scale 0"),
         ("scannet", "intrinsic/intrinsic_depth.txt", None, r"intrinsic_depth\.txt: No such file"),
         (
@@ -280,6 +283,7 @@ def test_tum_frames_without_partner_or_pose(tmp_path):
             r"intrinsic_depth\.txt: expected a 4x4 matrix, got 1 row",
         ),
         ("replica", "../cam_params.json", None, r"no cam_params\.json"),
+        ("replica", "../cam_params.json", json.dumps(FAR_OFF), "cam_params.json: principal point 32, -13 .* of 32x24"),
         ("replica", "../cam_params.json", "{}", "fx = 'None': expected a number"),
         ("replica", "traj.txt", "1 2 3\n", r"traj\.txt:1: expected 16 numbers of a 4x4 pose, got 3 words \(1 of 1"),
         ("tum", "groundtruth.txt", None, r"groundtruth\.txt: No such file"),
