@@ -64,6 +64,7 @@ class PipelineStatus:
         last_encode_stamp: of the last frame in the labelled map, seconds.
         last_encode_seconds: what the last step took.
         stage_ms: p50 and p99 of each stage's last calls, milliseconds.
+        ended: why the background thread ended by itself, after which nothing is encoded; empty where it did not.
     """
 
     gaussians: int
@@ -77,6 +78,7 @@ class PipelineStatus:
     last_encode_stamp: float
     last_encode_seconds: float
     stage_ms: dict[str, tuple[float, float]]
+    ended: str = ""
 
 
 def choose_device(name: str) -> torch.device:
@@ -281,6 +283,7 @@ class Pipeline:
                 for stage, taken in times.items()
                 if taken
             },
+            ended=self.ended,
         )
 
     # ---- keeping, clearing, running ---------------------------------------------------------------------------
@@ -338,7 +341,8 @@ class Pipeline:
         """Encode in the background until :meth:`stop`."""
         if self._thread is None:
             self._stopping.clear()
-            self._thread = threading.Thread(target=self._run, name="chorus-encode", daemon=True)
+            self._end = "for no known reason"
+            self._thread = threading.Thread(target=self._background, name="chorus-encode", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -347,6 +351,19 @@ class Pipeline:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    @property
+    def ended(self) -> str:
+        """Why the background thread ended though nobody stopped it; empty where it did not."""
+        thread = self._thread
+        return "" if thread is None or thread.is_alive() or self._stopping.is_set() else self._end
+
+    def _background(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # a thread that dies silently leaves a map without meaning
+            self._end = f"{type(error).__name__}: {error}"
+            logger.exception("the encoding thread ended; nothing more is encoded")
 
     def _run(self) -> None:
         while not self._stopping.wait(self.config.encoder.period):

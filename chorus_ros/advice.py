@@ -75,7 +75,9 @@ class Advice:
                 self._logger.warning(f"{status.name}: {status.message}")
 
     def failures(self, status: PipelineStatus) -> None:
-        """Encodes that failed since the last call."""
+        """Encodes that failed since the last call, and a thread that ended."""
+        if status.ended:
+            self._logger.error(f"the encoding thread ended: {status.ended}; start the node again", once=True)
         if status.encode_failures > self._failures:
             reason = status.last_error or "the one after went well"
             self._logger.warning(f"encoding failed, {status.encode_failures} times so far: {reason}")

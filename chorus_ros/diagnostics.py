@@ -74,7 +74,10 @@ class DropMonitor:
 
 
 def map_status(status: PipelineStatus) -> DiagnosticStatus:
-    """Size of the map, how much of it has features, milliseconds per stage; WARN while encoding fails."""
+    """Size of the map, how much of it has features, milliseconds per stage.
+
+    WARN while encoding fails, ERROR once its thread has ended.
+    """
     values = {
         "gaussians": str(status.gaussians),
         "evicted": str(status.evicted),
@@ -84,6 +87,8 @@ def map_status(status: PipelineStatus) -> DiagnosticStatus:
     }
     values |= {f"held back ({cause})": str(count) for cause, count in status.held.items()}
     values |= {f"{stage} (ms)": f"p50 {p50:.1f}, p99 {p99:.1f}" for stage, (p50, p99) in status.stage_ms.items()}
+    if status.ended:
+        return make_status("map", DiagnosticStatus.ERROR, f"the encoding thread ended: {status.ended}", values)
     if status.last_error:
         message = f"encoding failed {status.encode_failures} times: {status.last_error}"
         return make_status("map", DiagnosticStatus.WARN, message, values)

@@ -248,6 +248,28 @@ def test_frames_are_integrated_while_the_encoder_runs_in_the_background(frames: 
     assert set(status.stage_ms) >= {"integrate", "snapshot", "encode", "label"}
 
 
+def test_a_background_thread_that_dies_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = Pipeline(parse(Config, OPTIONS))
+    assert pipeline.ended == ""
+
+    def die() -> None:
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "encode_step", die)
+        pipeline.start()
+        deadline = time.monotonic() + 30
+        while not pipeline.ended and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert pipeline.status().ended == "SystemExit: killed"
+        pipeline.stop()
+    assert pipeline.ended == ""
+    pipeline.start()
+    assert pipeline.ended == ""
+    pipeline.stop()
+    assert pipeline.ended == "", "it was stopped"
+
+
 def test_a_failed_encode_is_tried_again(frames: list[RgbdFrame], monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = Pipeline(parse(Config, OPTIONS))
     for frame in frames[:3]:

@@ -76,6 +76,12 @@ def test_map_warns_while_encoding_fails() -> None:
     assert {v.key: v.value for v in recovered.values}["encode failures"] == "3"
 
 
+def test_map_is_in_error_once_its_thread_ended() -> None:
+    dead = map_status(status_of(ended="OverflowError: timeout", last_error="RuntimeError: no memory"))
+    assert dead.level == DiagnosticStatus.ERROR
+    assert dead.message == "the encoding thread ended: OverflowError: timeout"
+
+
 def test_array_names_the_node() -> None:
     array = diagnostic_array(Time(sec=1), "/perception_node", [map_status(status_of())])
     (status,) = array.status

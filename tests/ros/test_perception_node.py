@@ -153,6 +153,17 @@ def test_failing_encoder_is_reported(
     until(lambda: fed.status.last_encode_stamp == after(TODAY, 20.2), explain=lambda: fed.status)
 
 
+def test_encoding_thread_that_ended_is_an_error(
+    fed: Client, node: PerceptionNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(type(node._pipeline), "ended", "OverflowError: timestamp too large")
+        until(lambda: map_diagnostics(fed).level == DiagnosticStatus.ERROR)
+        assert map_diagnostics(fed).message == "the encoding thread ended: OverflowError: timestamp too large"
+    assert "the encoding thread ended: OverflowError: timestamp too large; start the node" in capfd.readouterr().err
+    until(lambda: map_diagnostics(fed).level == DiagnosticStatus.OK)
+
+
 def test_refused_vocabulary_keeps_the_stamp_of_the_old_one(fed: Client) -> None:
     set_at = fed.last["/chorus/labels"].header.stamp
     for refused in ({"labels": ["a", "a"]}, {"name": "/etc/hostname"}, {}):
