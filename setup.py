@@ -48,7 +48,7 @@ setup(
         "console_scripts": [
             "perception_node = chorus_ros.perception_node:main",
             "player_node = chorus_ros.player_node:main",
-            "chorus = chorus_core.__main__:main",
+            "chorus = chorus_core.__main__:program",
         ]
     },
 )

@@ -147,14 +147,17 @@ class Pipeline:
             self._evicted += report.evicted + report.dropped
             return report
 
-    def encode_step(self) -> EncodeReport | None:
+    def encode_step(self, least: int | None = None) -> EncodeReport | None:
         """Encode what changed most since it was last encoded; None where there is nothing to do.
 
         What fails is counted, raised, and tried again by a later step.
+
+        Args:
+            least: Gaussians that the map must hold for it; ``encoder.min_gaussians`` by default.
         """
         with self._encode_lock:
             try:
-                report = self._encode_next()
+                report = self._encode_next(self.config.encoder.min_gaussians if least is None else least)
             except Exception as error:
                 self._failures += 1
                 self._last_error = f"{type(error).__name__}: {error}"
@@ -164,10 +167,10 @@ class Pipeline:
                 self._last_error = ""
             return report
 
-    def _encode_next(self) -> EncodeReport | None:
+    def _encode_next(self, least: int) -> EncodeReport | None:
         began = time.perf_counter()
         with self._map_lock:
-            if len(self.map) < self.config.encoder.min_gaussians:
+            if len(self.map) < least:
                 return None
             # Noted before the copy, which may fail for want of memory: changes are not forgotten then.
             self._scheduler.add(self.map.block_centers(self.map.take_dirty()), self.map.block_edge)
@@ -224,8 +227,8 @@ class Pipeline:
             self.semantics.update(snapshot, region.owned_indices, features[owned])
 
     def encode_all(self) -> None:
-        """Encode until nothing is left that changed."""
-        while self.encode_step() is not None:
+        """Encode until nothing is left that changed, however small the map is."""
+        while self.encode_step(least=1) is not None:
             pass
 
     # ---- questions --------------------------------------------------------------------------------------------

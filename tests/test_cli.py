@@ -13,7 +13,8 @@ import pytest
 import torch
 from plyfile import PlyData, PlyElement
 
-from chorus_core.__main__ import main, read_config
+from chorus_core.__main__ import main
+from chorus_core.command_line import read_config
 from chorus_core.config import ConfigError
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.outliers import inliers

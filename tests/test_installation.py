@@ -123,7 +123,7 @@ def test_library_and_nodes_do_without_the_extras(repository: Path) -> None:
 import importlib.util, sys
 for module in ("spconv", "gsplat", "transforms3d", "open_clip", "torchvision", "timm", "ray", "matplotlib", "trimesh"):
     sys.modules[module] = None
-import chorus_core.__main__, chorus_core.pipeline, chorus_core.rendering
+import chorus_core.command_line, chorus_core.pipeline, chorus_core.rendering
 if importlib.util.find_spec("rclpy"):
     import chorus_ros.running, chorus_ros.player
 from chorus_core.semantics.text_encoder import load_text_encoder
