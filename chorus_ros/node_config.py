@@ -8,11 +8,14 @@ from chorus_core.config import ConfigError, option
 
 QOS_POLICIES: dict[str, tuple[str, ...] | None] = {
     "history": ("keep_last", "keep_all", "system_default"),
-    "depth": None,
+    "depth": None,  # see DEEPEST
     "reliability": ("reliable", "best_effort", "system_default"),
     "durability": ("volatile", "transient_local", "system_default"),
 }
 """What ``qos_overrides./TOPIC.(publisher|subscription).POLICY`` may set, and to what; a depth is a number."""
+
+DEEPEST = 100_000
+"""Messages that a queue may hold: more than any camera sends in an hour, and less than rclpy's integers end at."""
 
 SHORTEST, LONGEST = 0.01, 86_400.0
 """Seconds that a period, an age or a wait may be: a timer that is faster does nothing else, and none holds years."""
@@ -57,6 +60,8 @@ class FramesConfig:
     )
 
     def __post_init__(self) -> None:
+        for name in ("map", "camera", "base"):
+            object.__setattr__(self, name, getattr(self, name).lstrip("/"))  # tf2 refuses the names of ROS 1
         if self.source == "tf" and self.base_from_camera:
             raise ConfigError(
                 f"frames.base_from_camera = {self.base_from_camera!r} with frames.source = tf, which takes the way "
@@ -101,7 +106,9 @@ class PublishConfig:
     stale_after: float = option(
         5.0, "seconds without input after which diagnostics call it stale", ge=SHORTEST, le=LONGEST
     )
-    map_folder: str = option("out/maps", "folder that save_map writes into, relative to the working directory")
+    map_folder: str = option(
+        "out/maps", "folder that save_map writes into, `~` being home; relative to the working directory"
+    )
 
     def __post_init__(self) -> None:
         for name in ("cloud_period", "objects_period"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from chorus_core.config import Config, ConfigError, Option, options, parse
-from chorus_ros.node_config import QOS_POLICIES, NodeConfig
+from chorus_ros.node_config import DEEPEST, QOS_POLICIES, NodeConfig
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # What rclpy itself reads from parameter overrides.
 _BUILTIN = ("use_sim_time", "start_type_description_service")
 _QOS_PREFIX = "qos_overrides."
+
+_PATHS = ("encoder.checkpoint", "semantics.vocabulary", "publish.map_folder")
+"""Those that may be paths: no shell expands the `~` of a YAML file."""
 
 _RESEMBLANCE = 0.7
 """Similarity (difflib) from which an unknown name is taken for a misspelt one of ours."""
@@ -48,13 +52,13 @@ def parse_overrides(overrides: Mapping[str, Any]) -> tuple[Config, NodeConfig]:
         ConfigError: an unknown parameter that resembles a known one (both are named), a wrong type, a value out of
             range, or an override of a quality of service that there is none of.
     """
+    check_qos_overrides(overrides)
     known = known_options()
-    for name, value in overrides.items():
-        if name.startswith(_QOS_PREFIX):
-            _check_qos_override(name, value)
-        elif name not in known and (near := _resembling(name)):
+    for name in overrides:
+        if name not in known and not name.startswith(_QOS_PREFIX) and (near := _resembling(name)):
             raise ConfigError(f"unknown parameter {name}; did you mean {near}?")
     given = {k: v for k, v in overrides.items() if k in known}
+    given |= {k: os.path.expanduser(given[k]) for k in _PATHS if isinstance(given.get(k), str)}
     core = {o.name for o in options(Config)}
     config = parse(Config, {k: v for k, v in given.items() if k in core})
     return config, parse(NodeConfig, {k: v for k, v in given.items() if k not in core})
@@ -70,15 +74,25 @@ def _resembling(name: str) -> str:
     return near[0] if near else ""
 
 
+def check_qos_overrides(overrides: Mapping[str, Any]) -> None:
+    """See that qualities of service are some; rclpy would end with a traceback.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, value in overrides.items():
+        if name.startswith(_QOS_PREFIX):
+            _check_qos_override(name, value)
+
+
 def _check_qos_override(name: str, value: Any) -> None:
-    """rclpy would end with a traceback."""
     policy = name.rpartition(".")[2]
     if policy not in QOS_POLICIES:
         return  # for other nodes perhaps: see warn_unused
     choices = QOS_POLICIES[policy]
     if choices is None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ConfigError(f"{name} = {value!r}: expected a number of messages")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= DEEPEST:
+            raise ConfigError(f"{name} = {value!r}: expected a number of messages, {DEEPEST} at most")
     elif value not in choices:
         raise ConfigError(f"{name} = {value!r}: expected one of {list(choices)}")
 
@@ -96,11 +110,14 @@ def declare(node: Node) -> tuple[Config, NodeConfig]:
     All but the dynamic ones are read-only.
 
     Raises:
-        ConfigError: see :func:`parse_overrides`.
+        ConfigError: see :func:`parse_overrides`; or the name of a topic is none.
     """
+    from chorus_ros.names import check_topics
+
     # Read before declaring: rclpy keeps silent about overrides that are never declared, and refuses an integer for a
     # float without naming the parameter.
     config, node_config = parse_overrides({name: p.value for name, p in node._parameter_overrides.items()})
+    check_topics(node, node_config)
     for option, value in (*_values(config), *_values(node_config)):
         node.declare_parameter(option.name, value, _descriptor(option), ignore_override=True)
     return config, node_config
@@ -141,8 +158,11 @@ def main() -> None:
         sys.stdout.write(to_markdown() if arguments.markdown else to_yaml())
         return
     temporary = Path(f"{path}.tmp")
-    temporary.write_text(to_yaml(), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(to_yaml(), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        sys.exit(f"{path}: {error.strerror}")
 
 
 def _values(config: Any) -> Iterator[tuple[Option, Any]]:

@@ -19,7 +19,7 @@ from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.signals import SignalHandlerOptions
+from rclpy.qos import QoSProfile
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -27,9 +27,10 @@ from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 from tqdm import tqdm
 
+from chorus_core.config import ConfigError
 from chorus_core.frames import RgbdFrame
 from chorus_core.io.bag_files import is_bag
-from chorus_core.io.bag_storage import open_bag
+from chorus_core.io.bag_storage import Topic, open_bag
 from chorus_core.io.rgbd import RgbdSequence, SequenceError, open_sequence
 from chorus_ros import qos
 from chorus_ros.conversions import (
@@ -40,7 +41,10 @@ from chorus_ros.conversions import (
     time_message,
     transform_message,
 )
+from chorus_ros.names import why_no_topic
 from chorus_ros.node_config import TopicsConfig
+from chorus_ros.parameters import check_qos_overrides
+from chorus_ros.starting import init_ros
 from chorus_ros.stop_signals import Stopped, StopSignals
 
 _JPEG_QUALITY = 90
@@ -72,8 +76,10 @@ class BagSource:
             if kind is None:
                 node.get_logger().warning(f"{topic.name} is left out: no package for {topic.type}")
                 continue
-            profile = qos.TF_STATIC if topic.name == "/tf_static" else qos.STREAM
-            self._publishers[topic.name] = node.create_publisher(kind, topic.name, **qos.overridable(profile))
+            if why := why_no_topic(node, topic.name):
+                node.get_logger().warning(f"{topic.name} is left out: {why}")
+                continue
+            self._publishers[topic.name] = node.create_publisher(kind, topic.name, **qos.overridable(_profile(topic)))
         self.camera = [p for p in self._publishers.values() if p.msg_type in (Image, CompressedImage)]
 
     def __iter__(self) -> Iterator[Step]:
@@ -146,7 +152,8 @@ class PlayerNode(Node):
     """Publishes a source's steps at their pace.
 
     Raises:
-        SequenceError: the path is no recording.
+        SequenceError, OSError: the path is no recording.
+        ConfigError: a quality of service is to be overridden by what is none.
     """
 
     def __init__(
@@ -158,6 +165,7 @@ class PlayerNode(Node):
         **node_arguments: Any,
     ) -> None:
         super().__init__("player_node", **node_arguments)
+        check_qos_overrides({name: p.value for name, p in self._parameter_overrides.items()})
         path = Path(path)
         if is_bag(path):
             self._source = BagSource(self, path)
@@ -204,6 +212,12 @@ def transform_stamped(stamp: float, parent: str, child: str, parent_from_child: 
     return TransformStamped(header=header, child_frame_id=child, transform=transform_message(parent_from_child))
 
 
+def _profile(topic: Topic) -> QoSProfile:
+    """Static transforms are latched, as tf2_ros does, also those of a robot of a fleet (``/robot1/tf_static``)."""
+    static = topic.type == "tf2_msgs/msg/TFMessage" and topic.name.rpartition("/")[2] == "tf_static"
+    return qos.TF_STATIC if static else qos.STREAM
+
+
 def _message_type(name: str) -> type | None:
     """The class of ``package/msg/Name``, or None where that package is not installed."""
     package, _, kind = name.partition("/msg/")
@@ -220,8 +234,7 @@ def _positive(text: str) -> float:
     return value
 
 
-def run_player(args: Sequence[str] | None, signals: StopSignals) -> None:
-    """Play a recording once, or until a signal comes."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Play an RGB-D recording as ROS topics.")
     parser.add_argument("path", help="a rosbag2 folder or file, or an RGB-D sequence's folder")
     parser.add_argument("--rate", type=_positive, default=1.0, help="speed, 1 is as recorded (default: %(default)s)")
@@ -230,12 +243,17 @@ def run_player(args: Sequence[str] | None, signals: StopSignals) -> None:
     parser.add_argument("--clock", action="store_true", help="publish /clock from the recording's stamps")
     parser.add_argument("--loop", action="store_true", help="start again at the end")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for a subscriber (%(default)s)")
+    return parser
+
+
+def run_player(args: Sequence[str] | None, signals: StopSignals) -> None:
+    """Play a recording once, or until a signal comes."""
     argv = list(sys.argv if args is None else ["player_node", *args])
-    options = parser.parse_args(remove_ros_args(argv)[1:])
     logging.basicConfig(level=logging.WARNING)
-    rclpy.init(args=argv[1:], signal_handler_options=SignalHandlerOptions.NO)
+    init_ros(argv[1:], "player_node")  # before remove_ros_args, which raises what this says in a line
     node = None
     try:
+        options = _parser().parse_args(remove_ros_args(argv)[1:])
         with signals.raising():  # no callbacks run, so it may be anywhere
             node = PlayerNode(options.path, options.compressed, options.clock, options.upright)
             if not node.wait_for_subscribers(options.wait):
@@ -245,8 +263,10 @@ def run_player(args: Sequence[str] | None, signals: StopSignals) -> None:
                 node.play(options.rate)
     except Stopped:
         pass
-    except SequenceError as error:
+    except (SequenceError, ConfigError) as error:
         sys.exit(f"player_node: {error}")
+    except OSError as error:
+        sys.exit(f"player_node: {options.path}: {error.strerror or error}")
     finally:
         if node is not None:
             node.destroy_node()

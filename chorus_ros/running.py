@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import rclpy
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import Executor
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from chorus_core.config import ConfigError
 from chorus_ros.executor import PromptExecutor
 from chorus_ros.node import THREADS, PerceptionNode
+from chorus_ros.starting import init_ros
 from chorus_ros.stop_signals import Stopped, StopSignals
 
 _LOOK_PERIOD = 0.1  # seconds between looks at whether a signal came
@@ -21,7 +22,7 @@ _LOOK_PERIOD = 0.1  # seconds between looks at whether a signal came
 
 def run_perception(args: Sequence[str] | None, signals: StopSignals) -> None:
     """Make the node, run it until it is stopped, clean up. What it cannot start with ends the process with one line."""
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)  # see spin_until_stopped
+    init_ros(args, "perception_node")  # signals: see spin_until_stopped
     node = None
     try:
         with signals.raising():
@@ -33,7 +34,7 @@ def run_perception(args: Sequence[str] | None, signals: StopSignals) -> None:
         pass
     except ConfigError as error:
         sys.exit(f"perception_node: {error}")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NameValidationException) as error:
         if node is not None:
             raise
         sys.exit(f"perception_node could not start: {' '.join(str(error).split())}")  # one line, whoever raised it

@@ -240,6 +240,9 @@ def garbage(_: Path, folder: Path) -> Path:
     ("name", "value", "expected"),
     [
         ("map.voxelsize", 0.05, "unknown parameter map.voxelsize; did you mean map.voxel_size"),
+        ("topics.color", "my cam", "topics.color = 'my cam': expected the name of a topic"),
+        ("publish.namespace", "a//b", "publish.namespace = 'a//b'"),
+        ("qos_overrides./odom.subscription.depth", 99_999_999_999, "depth = 99999999999: expected"),
         ("encoder.checkpoint", "no/such/model", "no/such/model"),
         ("encoder.checkpoint", cut_short, "cut_short"),
         ("encoder.checkpoint", garbage, "garbage.pth"),

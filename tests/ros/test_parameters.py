@@ -11,7 +11,7 @@ import yaml
 
 from chorus_core.config import Config, ConfigError, flatten
 from chorus_ros.node_config import NodeConfig
-from chorus_ros.parameters import declare, known_options, parse_overrides, to_markdown, to_yaml, warn_unused
+from chorus_ros.parameters import declare, known_options, main, parse_overrides, to_markdown, to_yaml, warn_unused
 
 
 def test_defaults_without_overrides() -> None:
@@ -38,6 +38,7 @@ def test_names_are_unique_and_explained() -> None:
         ("map.zzz", 1, "unknown parameter map.zzz; did you mean map."),
         ("qos_overrides./odom.subscription.reliability", "sure", "reliability = 'sure': expected one of .*'reliable'"),
         ("qos_overrides./odom.subscription.depth", -1, "depth = -1: expected a number"),
+        ("qos_overrides./odom.subscription.depth", 99_999_999_999, "depth = 99999999999: expected .*100000 at most"),
         ("map.voxel_size", -1.0, "map.voxel_size = -1.0"),
         ("map.voxel_size", "small", "map.voxel_size = 'small'"),
         ("frames.source", "gps", "frames.source = 'gps'.*tf"),
@@ -69,6 +70,29 @@ def test_shortest_and_longest_period(seconds: float) -> None:
 def test_parameters_of_other_nodes_are_left_alone(name: str) -> None:
     """A file for all nodes of a robot holds some."""
     assert parse_overrides({name: 1}) == (Config(), NodeConfig())
+
+
+@pytest.mark.parametrize(("given", "taken"), [("/map", "map"), ("map", "map"), ("", ""), ("/robot1/map", "robot1/map")])
+def test_frames_lose_the_slash_of_ros_1(given: str, taken: str) -> None:
+    """tf2 refuses it."""
+    _, node_config = parse_overrides({f"frames.{name}": given for name in ("map", "camera", "base")})
+    frames = node_config.frames
+    assert (frames.map, frames.camera, frames.base) == (taken, taken, taken)
+
+
+def test_tilde_of_a_path_is_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/robot")
+    names = ("publish.map_folder", "encoder.checkpoint", "semantics.vocabulary")
+    config, node_config = parse_overrides(dict.fromkeys(names, "~/there"))
+    paths = node_config.publish.map_folder, config.encoder.checkpoint, config.semantics.vocabulary
+    assert paths == ("/home/robot/there",) * 3
+    assert parse_overrides({"publish.map_folder": "out/~maps"})[1].publish.map_folder == "out/~maps"
+
+
+def test_file_that_cannot_be_written_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["parameters", "/nope/x"])
+    with pytest.raises(SystemExit, match=r"^/nope/x: No such file or directory$"):
+        main()
 
 
 def test_extrinsics_with_tf_are_refused() -> None:
@@ -154,6 +178,10 @@ class TestWithRclpy:
         node.destroy_node()
         (line,) = [line for line in capfd.readouterr().err.splitlines() if "left alone" in line]
         assert line.endswith("left alone: qos_overrides./elsewhere.subscription.depth, robot_description")
+
+    def test_name_of_no_topic(self, context) -> None:
+        with pytest.raises(ConfigError, match=r"topics\.color = 'my cam': expected the name of a topic"):
+            self.declared(context, "-p", "topics.color:=my cam")
 
     def test_shipped_file_is_accepted(self, context, repository: Path) -> None:
         _, (config, node_config) = self.declared(
