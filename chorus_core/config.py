@@ -18,6 +18,12 @@ from chorus_core.io.errors import ReadError
 T = TypeVar("T")
 
 _INT64 = 2**63
+_MANY = 10**9
+"""Gaussians that a map, or one pass over it, may be told to hold: rows are counted in 32 bits."""
+_SHORTEST, _LONGEST = 0.01, 86_400.0
+"""Seconds that a period may last: a shorter one keeps a core busy, threads cannot wait for any longer."""
+_FARTHEST = 1e4
+"""Metres of a depth, which is kept in float32."""
 _SHOWN = 80
 """Characters of a value in a message."""
 
@@ -51,23 +57,27 @@ class MapConfig:
     voxel_size: float = option(
         0.02, "edge of a voxel in metres; the map holds at most one Gaussian per voxel", gt=0.001, le=1.0
     )
-    depth_min: float = option(0.2, "nearest depth used, metres", ge=0.0, dynamic=True)
-    depth_max: float = option(5.0, "farthest depth used, metres", gt=0.0, dynamic=True)
-    max_gaussians: int = option(2_000_000, "hard cap; the least recently seen blocks are evicted beyond it", ge=1000)
+    depth_min: float = option(0.2, "nearest depth used, metres", ge=0.0, le=_FARTHEST, dynamic=True)
+    depth_max: float = option(5.0, "farthest depth used, metres", gt=0.0, le=_FARTHEST, dynamic=True)
+    max_gaussians: int = option(
+        2_000_000, "hard cap; the least recently seen blocks are evicted beyond it", ge=1000, le=_MANY
+    )
     stride: int = option(
         0, "use every n-th pixel in x and y; 0 picks the largest that keeps 9 pixels a voxel", ge=0, le=16
     )
     min_share: float = option(
         0.5, "a Gaussian is handed out if this share of the frames that should have measured it did", ge=0.0, le=1.0
     )
-    min_hits: int = option(1, "frames that must have measured a Gaussian for it to be handed out", ge=1)
+    min_hits: int = option(1, "frames that must have measured a Gaussian for it to be handed out", ge=1, le=1_000_000)
     carve: bool = option(True, "remove Gaussians that a later frame sees through", dynamic=True)
     carve_margin: float = option(
-        0.06, "metres a Gaussian must lie in front of the measured surface to count as seen through", gt=0.0
+        0.06, "metres a Gaussian must lie in front of the measured surface to count as seen through", gt=0.0, le=100.0
     )
-    carve_budget: int = option(131_072, "Gaussians examined for carving a frame at most (bounds the time)", ge=0)
+    carve_budget: int = option(
+        131_072, "Gaussians examined for carving a frame at most (bounds the time)", ge=0, le=_MANY
+    )
     max_weight: float = option(
-        50.0, "evidence at which running means stop slowing down, so the map follows change", gt=0.0
+        50.0, "evidence at which running means stop slowing down, so the map follows change", gt=0.0, le=1e6
     )
 
     def __post_init__(self) -> None:
@@ -93,7 +103,10 @@ class GateConfig:
         le=1.0,
     )
     depth_scale: float = option(
-        1.3, "factor between the depth of a frame and of the map beyond which the frame is held back; 0: never", ge=0.0
+        1.3,
+        "factor between the depth of a frame and of the map beyond which the frame is held back; 0: never",
+        ge=0.0,
+        le=1000.0,
     )
     release: int = option(
         10, "doubtful frames in a row that fit together before the doubt is dropped, and they are let in", ge=1
@@ -101,8 +114,10 @@ class GateConfig:
     still_frames: int = option(
         10, "frames of a standstill that are fused before those that show nothing new are left out; 0: all", ge=0
     )
-    still_motion: float = option(0.01, "metres, and radians, of motion that count as a standstill", ge=0.0)
-    still_period: float = option(10.0, "seconds after which a frame of a standstill is fused all the same", gt=0.0)
+    still_motion: float = option(0.01, "metres, and radians, of motion that count as a standstill", ge=0.0, le=100.0)
+    still_period: float = option(
+        10.0, "seconds after which a frame of a standstill is fused all the same", gt=0.0, le=_LONGEST
+    )
 
     def __post_init__(self) -> None:
         if 0.0 < self.depth_scale <= 1.0:
@@ -115,18 +130,19 @@ class EncoderConfig:
 
     checkpoint: str = option("chorus_mini", "name of a shipped model, or path of a checkpoint")
     device: str = option("auto", "where the encoder runs", choices=("auto", "cpu", "cuda"))
-    period: float = option(2.0, "seconds between background encodes at least", gt=0.0, dynamic=True)
-    max_gaussians: int = option(60_000, "Gaussians encoded in one pass; larger regions are tiled", ge=1000)
+    period: float = option(2.0, "seconds between background encodes at least", ge=_SHORTEST, le=_LONGEST, dynamic=True)
+    max_gaussians: int = option(60_000, "Gaussians encoded in one pass; larger regions are tiled", ge=1000, le=_MANY)
     memory_gib: float = option(
         0.0,
         "GiB that an encode may allocate, its weights and output included; smaller passes then; 0 sets no limit",
         ge=0.0,
+        le=1e6,
     )
-    halo: float = option(0.8, "metres of context around an encoded region", ge=0.0)
+    halo: float = option(0.8, "metres of context around an encoded region", ge=0.0, le=1000.0)
     min_context: int = option(
-        25_000, "Gaussians read around a change at least; the halo widens until there are as many", ge=0
+        25_000, "Gaussians read around a change at least; the halo widens until there are as many", ge=0, le=_MANY
     )
-    min_gaussians: int = option(500, "no encode before the map holds as many", ge=1)
+    min_gaussians: int = option(500, "no encode before the map holds as many", ge=1, le=_MANY)
     per_voxel: str = option(
         "first",
         "what is read where several Gaussians share a voxel: the most opaque one, their mean, or one after the other "
@@ -150,10 +166,14 @@ class SemanticsConfig:
         le=1.0,
         dynamic=True,
     )
-    max_query_chars: int = option(512, "longer query texts are refused", ge=1)
-    object_gap: float = option(0.08, "metres between neighbours of one object at most", gt=0.0, dynamic=True)
-    min_object_gaussians: int = option(15, "smaller groups are not reported as objects", ge=1, dynamic=True)
-    max_objects: int = option(10, "objects in an answer unless the query says otherwise", ge=1, dynamic=True)
+    max_query_chars: int = option(512, "longer query texts are refused", ge=1, le=1_000_000)
+    object_gap: float = option(
+        0.08, "metres between neighbours of one object at most", ge=0.001, le=100.0, dynamic=True
+    )
+    min_object_gaussians: int = option(15, "smaller groups are not reported as objects", ge=1, le=_MANY, dynamic=True)
+    max_objects: int = option(
+        10, "objects in an answer unless the query says otherwise", ge=1, le=1_000_000, dynamic=True
+    )
 
 
 @dataclass(frozen=True)

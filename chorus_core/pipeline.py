@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -369,13 +369,14 @@ class Pipeline:
             logger.exception("the encoding thread ended; nothing more is encoded")
 
     def _run(self) -> None:
-        while not self._stopping.wait(self.config.encoder.period):
+        while not self._stopping.wait(min(self.config.encoder.period, threading.TIMEOUT_MAX)):
             try:
                 self.encode_step()
             except Exception as error:
                 logger.exception("encoding failed; the map is kept, the step is tried again later")
                 if isinstance(error, torch.cuda.OutOfMemoryError):
-                    torch.cuda.empty_cache()
+                    with suppress(RuntimeError):  # of a GPU that is in a bad way
+                        torch.cuda.empty_cache()
 
     def _begin_counting(self) -> None:
         self._times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=512))

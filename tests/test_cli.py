@@ -232,6 +232,7 @@ def test_info_of_a_shipped_model(capsys: pytest.CaptureFixture[str]) -> None:
         (["info", ".", "--set", "map.voxle_size=1"], "map.voxle_size"),
         (["info", ".", "--set", "map.voxel_size=-1"], "map.voxel_size"),
         (["info", ".", "--set", "nonsense"], "nonsense"),
+        (["info", ".", "--set", "map.max_weight=1e300"], "map.max_weight = 1e+300: expected a value <= 1000000"),
         (["info", ".", "--config", str(ROS_FILE)], "is a ROS parameter file"),
     ],
 )
