@@ -303,12 +303,15 @@ class Pipeline:
             The ``.ply`` that was written, an absolute path.
 
         Raises:
+            ValueError: the map is empty.
             OSError: the disk is full, or the like; it names the file.
         """
         current, _, instances = self.semantics.objects()
         if len(current) == 0:
             with self._map_lock:
                 gaussians = self.map.export().gaussians.to("cpu")
+            if len(gaussians) == 0:
+                raise ValueError("the map is empty: nothing is saved")
             return save_bare_map(path, gaussians, origin)
         checkpoint = Path(self.config.encoder.checkpoint)
         name = str(checkpoint.resolve()) if checkpoint.exists() else str(checkpoint)

@@ -48,6 +48,7 @@ from chorus_ros.starting import init_ros
 from chorus_ros.stop_signals import Stopped, StopSignals
 
 _JPEG_QUALITY = 90
+_SLOWEST = 0.001  # speed: pauses of a slower one are longer than a sleep may be
 _SETTLE = 1.0  # seconds without a new match before the first message, and after the last: DDS matches topic by topic
 
 BASE_FRAME, CAMERA_FRAME, ODOMETRY_FRAME, MAP_FRAME = "base_link", "camera_color_optical_frame", "odom", "map"
@@ -227,22 +228,29 @@ def _message_type(name: str) -> type | None:
         return None
 
 
-def _positive(text: str) -> float:
+def _rate(text: str) -> float:
     value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
+    if not _SLOWEST <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of {_SLOWEST} or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 seconds or more")
     return value
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Play an RGB-D recording as ROS topics.")
     parser.add_argument("path", help="a rosbag2 folder or file, or an RGB-D sequence's folder")
-    parser.add_argument("--rate", type=_positive, default=1.0, help="speed, 1 is as recorded (default: %(default)s)")
+    parser.add_argument("--rate", type=_rate, default=1.0, help="speed, 1 is as recorded (default: %(default)s)")
     parser.add_argument("--compressed", action="store_true", help="images as JPEG and PNG (a bag plays as it is)")
     parser.add_argument("--upright", action="store_true", help="find the vertical of a hand-held recording first")
     parser.add_argument("--clock", action="store_true", help="publish /clock from the recording's stamps")
     parser.add_argument("--loop", action="store_true", help="start again at the end")
-    parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for a subscriber (%(default)s)")
+    parser.add_argument("--wait", type=_seconds, default=30.0, help="seconds to wait for a subscriber (%(default)s)")
     return parser
 
 

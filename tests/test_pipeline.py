@@ -270,6 +270,12 @@ def test_a_background_thread_that_dies_says_why(monkeypatch: pytest.MonkeyPatch)
     assert pipeline.ended == "", "it was stopped"
 
 
+def test_an_empty_map_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the map is empty"):
+        Pipeline(parse(Config, OPTIONS)).save(tmp_path / "map.ply")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_encode_is_tried_again(frames: list[RgbdFrame], monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = Pipeline(parse(Config, OPTIONS))
     for frame in frames[:3]:

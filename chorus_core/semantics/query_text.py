@@ -22,23 +22,28 @@ def find_control(text: str) -> str | None:
     return None
 
 
-def check_query(text: str, max_chars: int = MAX_QUERY_CHARS) -> str:
-    """A query text, stripped and NFC-normalised.
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to see: only spaces, and characters without width, such as U+200B."""
+    return all(character.isspace() or unicodedata.category(character) == "Cf" for character in text)
+
+
+def check_query(text: str, max_chars: int = MAX_QUERY_CHARS, name: str = "query text") -> str:
+    """A query text, stripped and NFC-normalised. ``name`` is what messages call it.
 
     Raises:
         QueryError: not a string, empty, longer than ``max_chars``, or holding control characters.
     """
     if not isinstance(text, str):
-        raise QueryError(f"query text is a {type(text).__name__}: expected a string")
+        raise QueryError(f"{name} is a {type(text).__name__}: expected a string")
     # Length first: nothing else should look at a text of any length.
     if len(text) > max_chars:
-        raise QueryError(f"query text has {len(text)} characters: expected at most {max_chars}")
+        raise QueryError(f"{name} has {len(text)} characters: expected at most {max_chars}")
     text = unicodedata.normalize("NFC", text.strip())
-    if not text:
-        raise QueryError("query text is empty: expected a few words")
+    if is_blank(text):
+        raise QueryError(f"{name} is empty: expected a few words")
     if len(text) > max_chars:
-        raise QueryError(f"query text has {len(text)} characters once normalised: expected at most {max_chars}")
+        raise QueryError(f"{name} has {len(text)} characters once normalised: expected at most {max_chars}")
     control = find_control(text)
     if control is not None:
-        raise QueryError(f"query text holds the control character {control}: expected plain text on one line")
+        raise QueryError(f"{name} holds the control character {control}: expected plain text on one line")
     return text

@@ -171,7 +171,9 @@ class SemanticMap:
         """
         began = time.perf_counter()
         text = check_query(text, self.config.max_query_chars)
-        negatives = [check_query(n, self.config.max_query_chars) for n in negatives]
+        negatives = [
+            check_query(n, self.config.max_query_chars, f"negative text {place}") for place, n in enumerate(negatives)
+        ]
         limits = check_limits(threshold, max_objects)
         threshold = limits[0] or self.config.threshold or self.text.threshold
         current = self._current

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from chorus_core.io.errors import ReadError
-from chorus_core.semantics.query_text import find_control
+from chorus_core.semantics.query_text import find_control, is_blank
 from chorus_core.semantics.text_encoder import CachedTextEncoder, TextEncoder
 
 MAX_LABELS = 8192
@@ -98,7 +98,7 @@ def _check_label(label: str, place: int) -> str:
     if len(label) > MAX_LABEL_CHARS:
         raise VocabularyError(f"label {place} has {len(label)} characters: expected at most {MAX_LABEL_CHARS}")
     label = unicodedata.normalize("NFC", label.strip())
-    if not label:
+    if is_blank(label):
         raise VocabularyError(f"label {place} is empty: expected a name")
     control = find_control(label)
     if control is not None:

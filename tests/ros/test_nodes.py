@@ -103,7 +103,7 @@ def test_query(mapped: Client) -> None:
         ("chair" * 2000, {}),
         ("chair\x07", {}),
         ("chair", {"threshold": float("nan")}),
-        ("chair", {"negatives": [""]}),
+        ("\u200b", {}),
     ],
 )
 def test_bad_queries_are_refused(mapped: Client, node: Process, text: str, fields: dict[str, Any]) -> None:
@@ -112,6 +112,12 @@ def test_bad_queries_are_refused(mapped: Client, node: Process, text: str, field
     assert "expected" in answer.message
     assert not answer.objects
     assert node.running()
+
+
+def test_bad_negative_is_named(mapped: Client) -> None:
+    answer = mapped.query("chair", negatives=["sofa", ""])
+    assert not answer.success
+    assert answer.message == "negative text 1 is empty: expected a few words"
 
 
 def test_text_of_a_query_is_data(mapped: Client) -> None:
@@ -208,6 +214,9 @@ def test_reset(mapped: Client) -> None:
     assert not answer.success
     assert "encoded yet" in answer.message
     assert not answer.objects
+    answer = mapped.call(Trigger, "/chorus/save_map", Trigger.Request())
+    assert not answer.success
+    assert answer.message == "the map is empty: nothing is saved"
 
 
 def test_interrupt_ends_the_node_cleanly(mapped: Client, node: Process) -> None:

@@ -16,6 +16,15 @@ def test_plain_text_passes_unchanged_but_for_the_ends(text: str) -> None:
     assert check_query(text) == text.strip()
 
 
+def test_joiners_within_words_stay() -> None:
+    assert check_query("می\u200cخواهم") == "می\u200cخواهم"
+
+
+def test_messages_name_the_text() -> None:
+    with pytest.raises(QueryError, match=r"^negative text 1 is empty: expected a few words$"):
+        check_query(" ", name="negative text 1")
+
+
 def test_is_nfc_normalised() -> None:
     assert check_query("cafe\u0301") == "caf\u00e9"
 
@@ -25,6 +34,7 @@ def test_is_nfc_normalised() -> None:
     [
         ("", "empty"),
         (" \t\n ", "empty"),
+        ("\u200b\ufeff \u200d", "empty"),
         ("a" * 10_000, "10000 characters"),
         ("chair\x07", "U+0007"),
         ("chair\nsofa", "U+000A"),

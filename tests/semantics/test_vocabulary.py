@@ -35,6 +35,7 @@ class LengthEncoder:
     [
         ((), "0 labels"),
         (("chair", " "), "label 1 is empty"),
+        (("chair", "\u200b"), "label 1 is empty"),
         (("chair", "sofa", "Chair "), "label 2 'Chair' repeats label 0 'chair'"),
         (("a" * 81,), "81 characters"),
         (("cha\x1bir",), r"U\+001B"),
