@@ -24,6 +24,7 @@ from chorus_core.encoder import ChorusEncoder
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.documents import read_json
 from chorus_core.teachers import load_teacher
+from training.command_line import run_command
 from training.evaluation.encoded import SceneAccuracy, Unseen, predict
 from training.evaluation.few_views import Room, encode_room, few_view_rooms, lift_directly
 from training.figure import save_figure, shared_legend
@@ -221,4 +222,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -27,6 +27,7 @@ from chorus_core.encoder.checkpoint import write_model
 from chorus_core.io.atomic import atomic_path
 from chorus_core.semantics.calibration import Calibration, choose_threshold, fit_calibration
 from chorus_core.semantics.relevancy import FeatureBasis, query_evidence
+from training.command_line import run_command
 from training.evaluation.encoded import EncodedScene, encode_scenes, predict
 from training.evaluation.presence import object_gap, object_score
 from training.language import KINDS, LanguageTargets
@@ -270,7 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, required=True, help="model folder of training.pretrain")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model folder of training.pretrain, or a shipped name"
+    )
     parser.add_argument("--scenes", type=Path, required=True, help="folder of validation scenes")
     parser.add_argument("--bank", type=Path, required=True, help="language bank (training.language)")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
@@ -305,4 +308,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -29,6 +29,7 @@ from chorus_core.pipeline import Pipeline, choose_device
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary
 from chorus_core.teachers import load_teacher
+from training.command_line import run_command
 from training.evaluation import commands as prepared_commands
 from training.evaluation.encoded import SceneAccuracy, Unseen, encode_scenes, predict
 from training.evaluation.figures import draw_labels, draw_recording
@@ -165,7 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--model", type=Path, required=True, help="model folder")
+    shared.add_argument("--model", type=Path, required=True, help="a model folder, or a shipped model")
     shared.add_argument("--out", type=Path, required=True, help="folder for report and pictures")
     shared.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     recording = argparse.ArgumentParser(add_help=False)
@@ -213,4 +214,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -19,6 +19,7 @@ import numpy as np
 
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.documents import read_json
+from training.command_line import run_command
 from training.figure import save_figure, shared_legend
 from training.probes import KINDS
 from training.runs import Run, run_all
@@ -155,4 +156,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

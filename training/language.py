@@ -21,6 +21,7 @@ from chorus_core.io.errors import reading
 from chorus_core.semantics.relevancy import NEGATIVES, REFERENCE
 from chorus_core.semantics.text_encoder import TextEncoder, load_text_encoder
 from chorus_core.semantics.vocabulary import load_vocabulary
+from training.command_line import run_command
 from training.descriptions import Description, LanguageError, load_descriptions, with_more
 
 KINDS = ("name", "synonym", "description", "context", "colour")
@@ -341,4 +342,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

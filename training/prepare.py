@@ -36,6 +36,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from chorus_core.config import ConfigError, flatten, options, parse
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.documents import parse_yaml, read_yaml
+from training.command_line import run_command
 from training.datasets.base import DatasetError, SceneSource
 from training.datasets.registry import DATASETS, open_dataset
 from training.preparation.config import PrepareConfig
@@ -236,4 +237,4 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -26,6 +26,7 @@ from chorus_core.io.atomic import atomic_path
 from chorus_core.io.errors import reading
 from chorus_core.io.weights import read_state
 from chorus_core.semantics.text_encoder import load_text_encoder
+from training.command_line import run_command
 from training.configs import LABELS, LANGUAGE_HEAD, RECIPES, Recipe
 from training.distributed import World, join, leave
 from training.language import LanguageTargets
@@ -274,4 +275,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

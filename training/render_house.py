@@ -6,6 +6,7 @@ import argparse
 import logging
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from chorus_core.frames import CameraIntrinsics
+from training.command_line import run_command
 from training.scenes.assets import AssetLibrary, Split
 from training.scenes.bag import LINK_FROM_OPTICAL, BagWriter
 from training.scenes.camera import SensorModel, free_space
@@ -159,7 +161,7 @@ def _reported(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return truth @ noise
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--assets", type=Path, required=True, help="asset folder with house/scene.json and manifest.csv"
@@ -167,13 +169,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the sequence")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sensor's noise")
     parser.add_argument("--sheet", type=Path, help="also write a contact sheet (PNG) here")
-    arguments = parser.parse_args()
+    a = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    record = render_house(arguments.assets, arguments.out, arguments.seed, arguments.sheet)
+    record = render_house(a.assets, a.out, a.seed, a.sheet)
     unseen = [i["name"] for i in record["instances"] if i["points"] == 0]
     logger.info("held-back labels: %s", ", ".join(record["held_back_labels"]))
     logger.info("instances never seen: %s", ", ".join(unseen) or "none")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -39,6 +39,7 @@ from chorus_core.teachers.embedded import (
     write_embedded,
 )
 from chorus_core.teachers.embedded_net import LiteNet
+from training.command_line import run_command
 from training.language import LanguageTargets
 from training.metrics import confusion, summarize
 from training.progress import Progress
@@ -272,4 +273,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

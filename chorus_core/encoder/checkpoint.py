@@ -88,7 +88,7 @@ def _locate(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.exists():
         return path
-    if isinstance(name_or_path, str) and (SHIPPED / name_or_path / "config.json").is_file():
+    if str(name_or_path) in shipped_models():  # also as a path, which a program may take all of its arguments for
         return SHIPPED / name_or_path
     if is_hub_name(str(name_or_path)):
         try:

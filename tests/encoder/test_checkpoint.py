@@ -65,6 +65,15 @@ def test_a_missing_checkpoint_is_named_with_those_there_are(tmp_path: Path) -> N
         ChorusEncoder.from_pretrained(tmp_path / "nowhere")
 
 
+def test_a_shipped_name_may_come_as_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As programs hand it over that take a folder of a model; what lies in the working directory goes first."""
+    assert read_model(Path("chorus_mini"))[1]["name"] == "chorus_mini"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chorus_mini").mkdir()
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        read_model(Path("chorus_mini"))
+
+
 def test_names_do_not_leave_the_folder_of_shipped_models() -> None:
     with pytest.raises(CheckpointError):
         read_model("../encoder")

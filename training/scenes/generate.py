@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.atomic import atomic_path
 from chorus_core.mapping import GaussianMap
+from training.command_line import run_command
 from training.scenes.assets import AssetLibrary, Split, Subset
 from training.scenes.camera import SensorModel, random_intrinsics, tour
 from training.scenes.compose import compose
@@ -156,7 +158,7 @@ def generate(config: GenerateConfig, scenes: int, workers: int) -> list[Path]:
         return list(tqdm(pool.imap_unordered(_work, range(scenes)), total=scenes, desc="scenes", disable=None))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, required=True, help="asset folder with manifest.csv")
     parser.add_argument("--more-assets", type=Path, nargs="+", default=(), help="folders of further models")
@@ -176,14 +178,14 @@ def main() -> None:
         "--keep-views", action="store_true", help="write the frames and the labelled surface beside each scene"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes")
-    arguments = parser.parse_args()
+    a = parser.parse_args(arguments)
     config = GenerateConfig(
-        arguments.assets, arguments.out, arguments.split, arguments.seed, arguments.split_seed,
-        tuple(arguments.voxel_size), tuple(arguments.views), arguments.max_gaussians, arguments.keep_views,
-        tuple(arguments.more_assets),
+        a.assets, a.out, a.split, a.seed, a.split_seed,
+        tuple(a.voxel_size), tuple(a.views), a.max_gaussians, a.keep_views,
+        tuple(a.more_assets),
     )  # fmt: skip
-    generate(config, arguments.scenes, arguments.workers)
+    generate(config, a.scenes, a.workers)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

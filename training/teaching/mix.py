@@ -22,6 +22,7 @@ from chorus_core.io.atomic import atomic_path
 from chorus_core.io.documents import read_json
 from chorus_core.teachers.embedded import EmbeddedTeacher, layout_on, load_embedded_net, write_embedded
 from chorus_core.teachers.embedded_net import EmbeddedConfig, EmbeddedNet
+from training.command_line import run_command
 from training.evaluation.photos import Photograph, evaluate_photographs, read_photographs
 from training.language import LanguageTargets
 from training.teach import validate
@@ -131,4 +132,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ from chorus_core.io.weights import check_fit, read_weights
 from chorus_core.semantics.text_encoder import TextEncoder, load_text_encoder
 from chorus_core.teachers.embedded import EmbeddedConfig, build_net, write_embedded
 from chorus_core.teachers.embedded_net import LiteNet
+from training.command_line import run_command
 from training.teaching.class_names import class_texts
 
 HEIGHT = 320
@@ -61,4 +62,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
