@@ -12,6 +12,7 @@ from torch import Tensor
 from chorus_core.frames import CameraIntrinsics, RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping.geometry import quats_from_normals
+from chorus_core.stamps import nanoseconds
 
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Lower and upper corner, metres."""
@@ -44,7 +45,7 @@ def drive(
         noise = rng.standard_normal(depth.shape, dtype=np.float32) * 0.0012 * depth**2
         depth = np.round((depth + noise) * 1000.0) / 1000.0
         depth[rng.random(depth.shape) < 0.02] = 0.0
-        frames.append(RgbdFrame(color, depth.astype(np.float32), camera, pose, t))
+        frames.append(RgbdFrame(color, depth.astype(np.float32), camera, pose, nanoseconds(t)))
     return frames
 
 

@@ -78,7 +78,7 @@ def walk_poses(count: int, phase: float = 0.0) -> list[np.ndarray]:
     return poses
 
 
-def view_room(pose: np.ndarray, stamp: float = 0.0) -> RgbdFrame:
+def view_room(pose: np.ndarray, stamp: int = 0) -> RgbdFrame:
     """A frame without noise."""
     depth, color = cast(CAMERA, pose, all_boxes(), ROOM)
     return RgbdFrame(color, depth, CAMERA, pose, stamp)

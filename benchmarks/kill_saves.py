@@ -38,13 +38,13 @@ def numbered(blank: LabelledMap, number: int) -> LabelledMap:
     blank.features[:, 0] = share
     blank.confidence[:] = share
     return LabelledMap(
-        blank.gaussians, blank.features, blank.labels, blank.confidence, Vocabulary((f"save {number}",)), float(number)
+        blank.gaussians, blank.features, blank.labels, blank.confidence, Vocabulary((f"save {number}",)), number
     )
 
 
 def numbers_in(found: LabelledMap) -> set[int]:
     """The saves that parts of a map are of."""
-    number = int(found.stamp)
+    number = found.stamp
     shares = torch.cat((found.features[:, 0].float(), found.confidence)).unique()
     numbers = {number} | {int(value) for value in found.gaussians.means[:, 0].unique()}
     numbers |= {int(label.removeprefix("save ")) for label in found.vocabulary.labels}
@@ -55,7 +55,7 @@ def blank_map(count: int, seed: int) -> LabelledMap:
     gaussians = rooms(count, (0.0, 0.0, 0.0), 0.02, seed)
     held = len(gaussians)
     zeros = torch.zeros(held)
-    return LabelledMap(gaussians, torch.zeros(held, WIDTH).half(), zeros.long(), zeros, Vocabulary(("blank",)), 0.0)
+    return LabelledMap(gaussians, torch.zeros(held, WIDTH).half(), zeros.long(), zeros, Vocabulary(("blank",)), 0)
 
 
 def save(path: Path, blank: LabelledMap, number: int) -> None:

@@ -52,7 +52,7 @@ class Robot(Node):
             time.sleep(0.1)
 
     def send_frame(self, stamp: int) -> None:
-        header = Header(stamp=conversions.exact_time_message(stamp), frame_id="camera")
+        header = Header(stamp=conversions.time_message(stamp), frame_id="camera")
         color = np.full((CAMERA.height, CAMERA.width, 3), 127, np.uint8)
         depth = np.full((CAMERA.height, CAMERA.width), 2000, np.uint16)
         self._info.publish(conversions.camera_info_message(header, CAMERA))
@@ -60,8 +60,8 @@ class Robot(Node):
         self._depth.publish(conversions.image_message(header, depth, "16UC1"))
 
     def send_pose(self, stamp: int) -> None:
-        transform = transform_stamped(0.0, "map", "camera", np.eye(4))
-        transform.header.stamp = conversions.exact_time_message(stamp)
+        transform = transform_stamped(0, "map", "camera", np.eye(4))
+        transform.header.stamp = conversions.time_message(stamp)
         self._tf.publish(TFMessage(transforms=[transform]))
 
     def _on_status(self, message: MapStatus) -> None:

@@ -109,7 +109,7 @@ class RgbdFrame:
         depth: z-depth in metres, float32 [H, W]; 0 where there is none (non-finite and negative input becomes 0).
         intrinsics: of both images.
         world_from_camera: rigid, float64 [4, 4], OpenCV camera axes.
-        stamp: seconds.
+        stamp: nanoseconds since 1970, or any other beginning.
         timed: whether the stamp is when the frame was taken; False where it was made up from its number.
 
     Raises:
@@ -120,7 +120,7 @@ class RgbdFrame:
     depth: np.ndarray
     intrinsics: CameraIntrinsics
     world_from_camera: np.ndarray
-    stamp: float
+    stamp: int
     timed: bool = True
 
     def __post_init__(self) -> None:
@@ -130,8 +130,8 @@ class RgbdFrame:
             raise FrameError(f"color is {color.dtype} {color.shape}: expected uint8 ({h}, {w}, 3)")
         if depth.shape != (h, w) or not np.issubdtype(depth.dtype, np.floating):
             raise FrameError(f"depth is {depth.dtype} {depth.shape}: expected floating metres ({h}, {w})")
-        if not np.isfinite(self.stamp):
-            raise FrameError(f"stamp {self.stamp}: expected finite seconds")
+        if not isinstance(self.stamp, (int, np.integer)) or isinstance(self.stamp, bool):
+            raise FrameError(f"stamp {self.stamp!r}: expected nanoseconds, an integer")
         depth = depth.astype(np.float32, copy=False)
         world_from_camera = check_rigid(self.world_from_camera)
         position = world_from_camera[:3, 3]
@@ -143,7 +143,7 @@ class RgbdFrame:
         object.__setattr__(self, "color", color)
         object.__setattr__(self, "depth", depth)
         object.__setattr__(self, "world_from_camera", world_from_camera)
-        object.__setattr__(self, "stamp", float(self.stamp))
+        object.__setattr__(self, "stamp", int(self.stamp))
 
     def resized(self, width: int, height: int) -> RgbdFrame:
         """Colour by area averaging, depth by nearest neighbour (depth must never be mixed across an edge)."""

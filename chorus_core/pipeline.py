@@ -61,7 +61,7 @@ class PipelineStatus:
         last_error: why the last step failed; empty where it did not.
         evicted: Gaussians given up, or not taken up, for want of room.
         encoded: share of the labelled map's Gaussians that have features, in [0, 1].
-        last_encode_stamp: of the last frame in the labelled map, seconds.
+        last_encode_stamp: of the last frame in the labelled map, nanoseconds.
         last_encode_seconds: what the last step took.
         stage_ms: p50 and p99 of each stage's last calls, milliseconds.
         ended: why the background thread ended by itself, after which nothing is encoded; empty where it did not.
@@ -75,7 +75,7 @@ class PipelineStatus:
     last_error: str
     evicted: int
     encoded: float
-    last_encode_stamp: float
+    last_encode_stamp: int
     last_encode_seconds: float
     stage_ms: dict[str, tuple[float, float]]
     ended: str = ""

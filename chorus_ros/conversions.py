@@ -1,6 +1,6 @@
 """ROS messages to the library's types and back. Nothing else knows both sides.
 
-The library has quaternions as wxyz and stamps as float seconds; ROS has xyzw and integer seconds and nanoseconds.
+The library has quaternions as wxyz and stamps as nanoseconds; ROS has xyzw, and seconds beside nanoseconds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from chorus_core.io.camera_info import intrinsics_from_info
 from chorus_core.io.images import ImageError, color_to_rgb, decode_compressed, decode_image, depth_to_metres
 from chorus_core.io.poses import matrix_from_pose
 from chorus_core.io.sequence import make_frame
+from chorus_core.stamps import SECOND
 
 
 class MessageError(ValueError):
@@ -57,21 +58,15 @@ def nanoseconds(stamp: Time) -> int:
     Raises:
         MessageError: negative, or nanoseconds of a second or more.
     """
-    if stamp.sec < 0 or not 0 <= stamp.nanosec < 1_000_000_000:
+    if stamp.sec < 0 or not 0 <= stamp.nanosec < SECOND:
         raise MessageError(f"stamp {stamp.sec} s {stamp.nanosec} ns: expected sec >= 0 and nanosec < 1e9")
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
+    return stamp.sec * SECOND + stamp.nanosec
 
 
-def time_message(seconds: float) -> Time:
-    """A stamp from seconds; zero for what is not finite or negative (no stamp yet)."""
-    if not math.isfinite(seconds) or seconds <= 0:
-        return Time()
-    return exact_time_message(round(seconds * 1e9))
-
-
-def exact_time_message(nanoseconds: int) -> Time:
-    """A stamp from integer nanoseconds, not negative: the inverse of :func:`nanoseconds`."""
-    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
+def time_message(nanoseconds: int) -> Time:
+    """The inverse of :func:`nanoseconds`; zero for what is negative, or beyond the year 2038, which ROS cannot hold."""
+    sec, nanosec = divmod(nanoseconds, SECOND)
+    return Time(sec=sec, nanosec=nanosec) if 0 <= sec < 1 << 31 else Time()
 
 
 # ---- poses ----
@@ -163,7 +158,7 @@ def rgbd_frame(
     Raises:
         MessageError, ImageError, FrameError: what does not fit, by name. All are ValueErrors.
     """
-    stamp = nanoseconds(depth.header.stamp) * 1e-9
+    stamp = nanoseconds(depth.header.stamp)
     rgb = color_image(color)
     camera = intrinsics_from_info(info, rectified, (rgb.shape[1], rgb.shape[0]))
     return make_frame(rgb, depth_image(depth), camera, world_from_camera, stamp)
@@ -345,7 +340,6 @@ __all__ = [
     "cloud_message",
     "color_image",
     "depth_image",
-    "exact_time_message",
     "image_message",
     "label_info_message",
     "marker_messages",

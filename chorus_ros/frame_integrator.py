@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from builtin_interfaces.msg import Time
-
 from chorus_core.frames import FrameError
 from chorus_core.mapping.frame_gate import WHY
 from chorus_core.pipeline import Pipeline
@@ -17,7 +15,6 @@ from chorus_ros.camera_input import CameraFrame
 from chorus_ros.diagnostics import StreamMonitor
 from chorus_ros.drops import Reject
 from chorus_ros.input_health import DepthMonitor
-from chorus_ros.stamps import ExactStamps
 
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (conversions.ImageError, "bad_image"),
@@ -43,7 +40,6 @@ class FrameIntegrator:
     def __init__(self, pipeline: Pipeline, reject: Reject) -> None:
         self._pipeline = pipeline
         self._reject = reject
-        self._stamps = ExactStamps()
         self._lock = threading.Lock()
         self.frames = 0
         """Frames that came complete."""
@@ -72,7 +68,6 @@ class FrameIntegrator:
         frame = conversions.rgbd_frame(
             messages.color, messages.depth, messages.info, messages.map_from_camera, messages.rectified
         )
-        self._stamps.remember(frame.stamp, conversions.nanoseconds(messages.depth.header.stamp))
         self.depth_monitor.seen(frame, self._pipeline.config.map.depth_min, self._pipeline.config.map.depth_max)
         return self._pipeline.integrate(frame).held
 
@@ -85,8 +80,3 @@ class FrameIntegrator:
     def restart(self) -> None:
         """Count from zero; call it between frames."""
         self.frames = self.keyframes = 0
-
-    def time_message(self, seconds: float) -> Time:
-        """A stamp of the library as the stamp of the frame that came in with it, to the nanosecond."""
-        exact = self._stamps.nanoseconds(seconds)
-        return conversions.time_message(seconds) if exact is None else conversions.exact_time_message(exact)

@@ -25,7 +25,7 @@ class MapPublisher:
         node: makes the publishers.
         config: names and colours.
         pipeline: whose map is shown.
-        header: of messages about the map as it was at a stamp in seconds.
+        header: of messages about the map as it was at a stamp in nanoseconds.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class MapServices:
         config: names and folders.
         pipeline: what is asked.
         publisher: shows labels and clouds after a change.
-        header: of messages about the map as it was at a stamp in seconds.
+        header: of messages about the map as it was at a stamp in nanoseconds.
         reset: empties the map and what waits for it.
         stopping: set when the node is to end; what takes long is given up then.
     """

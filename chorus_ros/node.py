@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 
 from chorus_core.config import Config
 from chorus_core.pipeline import Pipeline
-from chorus_ros import parameters
+from chorus_ros import conversions, parameters
 from chorus_ros.advice import Advice
 from chorus_ros.camera_input import CameraInput
 from chorus_ros.drops import DropCounter, DropLog
@@ -109,8 +109,8 @@ class PerceptionNode(Node):
             self._drops.clear()
             self._integrator.restart()
 
-    def _map_header(self, stamp: float) -> Header:
-        return Header(stamp=self._integrator.time_message(stamp), frame_id=self._camera.poses.map_frame)
+    def _map_header(self, stamp: int) -> Header:
+        return Header(stamp=conversions.time_message(stamp), frame_id=self._camera.poses.map_frame)
 
     def _guarded(self, report: Callable[[], object]) -> None:
         """A report that fails is said so and tried again next time."""

@@ -32,6 +32,7 @@ from chorus_core.frames import RgbdFrame
 from chorus_core.io.bag_files import is_bag
 from chorus_core.io.bag_storage import Topic, open_bag
 from chorus_core.io.rgbd import RgbdSequence, SequenceError, open_sequence
+from chorus_core.stamps import seconds
 from chorus_ros import qos
 from chorus_ros.conversions import (
     byte_array,
@@ -58,9 +59,9 @@ BASE_FROM_CAMERA = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0
 
 @dataclass(frozen=True)
 class Step:
-    """Messages that are due together, at ``stamp`` seconds of the recording; bytes are serialized messages."""
+    """Messages that are due together, at ``stamp`` nanoseconds of the recording; bytes are serialized messages."""
 
-    stamp: float
+    stamp: int
     messages: Sequence[tuple[Publisher, Any]]
 
 
@@ -88,7 +89,7 @@ class BagSource:
             if isinstance(message, SequenceError):
                 self._logger.warning(str(message))
             else:
-                yield Step(message.log_time * 1e-9, [(self._publishers[message.topic], message.data)])
+                yield Step(message.log_time, [(self._publishers[message.topic], message.data)])
 
 
 class SequenceSource:
@@ -117,7 +118,7 @@ class SequenceSource:
                 messages.insert(0, (self._tf_static, self._static_transforms(frame.stamp)))
             yield Step(frame.stamp, messages)
 
-    def _static_transforms(self, stamp: float) -> TFMessage:
+    def _static_transforms(self, stamp: int) -> TFMessage:
         map_from_odometry = transform_stamped(stamp, MAP_FRAME, ODOMETRY_FRAME, np.eye(4))
         base_from_camera = transform_stamped(stamp, BASE_FRAME, CAMERA_FRAME, BASE_FROM_CAMERA)
         return TFMessage(transforms=[map_from_odometry, base_from_camera])
@@ -195,7 +196,7 @@ class PlayerNode(Node):
         for step in tqdm(self._source, total=self._source.length, desc="playing", unit=" steps", disable=None):
             if first is None:
                 started, first = time.monotonic(), step.stamp
-            pause = started + (step.stamp - first) / rate - time.monotonic()
+            pause = started + seconds(step.stamp - first) / rate - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
             if not self.context.ok():
@@ -207,8 +208,8 @@ class PlayerNode(Node):
         time.sleep(_SETTLE)
 
 
-def transform_stamped(stamp: float, parent: str, child: str, parent_from_child: np.ndarray) -> TransformStamped:
-    """``parent_from_child`` [4, 4] at ``stamp`` seconds, as TF has it."""
+def transform_stamped(stamp: int, parent: str, child: str, parent_from_child: np.ndarray) -> TransformStamped:
+    """``parent_from_child`` [4, 4] at ``stamp`` nanoseconds, as TF has it."""
     header = Header(stamp=time_message(stamp), frame_id=parent)
     return TransformStamped(header=header, child_frame_id=child, transform=transform_message(parent_from_child))
 

@@ -11,7 +11,7 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 
 from chorus_core.pipeline import Pipeline, PipelineStatus
-from chorus_ros import diagnostics, qos
+from chorus_ros import conversions, diagnostics, qos
 from chorus_ros.advice import Advice
 from chorus_ros.camera_input import CameraInput
 from chorus_ros.drops import DropCounter
@@ -90,7 +90,7 @@ class StatusReport:
             encodes=status.encodes,
             encode_failures=status.encode_failures,
             encoded=status.encoded,
-            last_encode_stamp=self._integrator.time_message(status.last_encode_stamp),
+            last_encode_stamp=conversions.time_message(status.last_encode_stamp),
             last_encode_seconds=status.last_encode_seconds,
             drop_causes=list(drops),
             drop_counts=list(drops.values()),

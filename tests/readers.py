@@ -315,7 +315,7 @@ def read_map(folder: Path) -> None:
     )
     check_finite(labelled.features.float(), "features")
     check_finite(labelled.confidence, "confidence")
-    check_finite(labelled.stamp, "stamp")
+    assert isinstance(labelled.stamp, int)
     assert ((labelled.labels >= -1) & (labelled.labels < len(labelled.vocabulary))).all(), "labels out of range"
 
 

@@ -19,7 +19,7 @@ def good() -> dict[str, object]:
         "depth": np.ones((24, 32), np.float32),
         "intrinsics": K,
         "world_from_camera": np.eye(4),
-        "stamp": 1.5,
+        "stamp": 1_500_000_000,
     }
 
 
@@ -28,7 +28,7 @@ def test_a_good_frame_is_taken_as_it_is() -> None:
     frame = RgbdFrame(**arguments)
     assert frame.color is arguments["color"]
     assert frame.depth is arguments["depth"]
-    assert frame.stamp == 1.5
+    assert frame.stamp == 1_500_000_000
 
 
 def with_entry(row: int, column: int, value: float) -> np.ndarray:
@@ -53,8 +53,9 @@ BAD = [
     ("world_from_camera", np.zeros((4, 4)), "det 0.000"),
     ("world_from_camera", with_entry(3, 0, 0.5), "last row"),
     ("world_from_camera", with_entry(1, 3, -2e5), "within 100000 m of the world's origin"),
+    ("stamp", 1.5, "stamp 1.5: expected nanoseconds"),
     ("stamp", float("nan"), "stamp nan"),
-    ("stamp", float("inf"), "stamp inf"),
+    ("stamp", True, "stamp True"),
 ]
 
 

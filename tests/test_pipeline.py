@@ -26,6 +26,7 @@ from chorus_core.saved_map import open_saved_map
 from chorus_core.semantics.query_text import QueryError
 from chorus_core.semantics.text_side import TextSideError
 from chorus_core.semantics.vocabulary import MAX_LABELS, VocabularyCancelled, VocabularyError
+from chorus_core.stamps import SECOND
 
 OPTIONS = {
     "map.voxel_size": 0.06,
@@ -235,7 +236,7 @@ def test_frames_are_integrated_while_the_encoder_runs_in_the_background(frames: 
     try:
         for repeat in range(3):
             for frame in frames:
-                pipeline.integrate(dataclasses.replace(frame, stamp=frame.stamp + 100.0 * repeat))
+                pipeline.integrate(dataclasses.replace(frame, stamp=frame.stamp + 100 * SECOND * repeat))
         deadline = time.monotonic() + 60
         while pipeline.status().last_encode_stamp < pipeline.map.stamp and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from chorus_core.frames import CameraIntrinsics, FrameError
-from chorus_core.io.bag_messages import PoseSample, nanoseconds, pose_sample, seconds
+from chorus_core.io.bag_messages import PoseSample, nanoseconds, pose_sample
 from chorus_core.io.bag_poses import choose_pose_source
 from chorus_core.io.bag_topics import TF, BagOptions, Look, choose_image_topics, is_rectified, pose_topics
 from chorus_core.io.camera_info import intrinsics_from_info
 from chorus_core.io.poses import matrix_from_pose
 from chorus_core.io.sequence import SequenceError
 from chorus_core.io.transform_buffer import TransformBuffer, TransformError
+from chorus_core.stamps import seconds
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class BagIndex:
         self.poses: dict[str, list[PoseSample]] = {t: [] for t, kind in self.pose_types.items() if kind != TF}
         # keys in the order of recording
         self.images: dict[str, dict[MessageKey, None]] = {self.topics.color: {}, self.topics.depth: {}}
-        self.info_stamps: list[float] = []
+        self.info_stamps: list[int] = []
         self.infos: list[Any] = []
         self.frame_ids: dict[str, str] = {}
         self.dropped = Counter[str]()
@@ -95,8 +96,8 @@ class BagIndex:
             return
         if not self.infos and np.any(message.d) and not is_rectified(self.topics.color):
             _log.warning("%s has lens distortion, which is not removed: record rectified images", self.topics.color)
-        place = bisect_right(self.info_stamps, seconds(message))
-        self.info_stamps.insert(place, seconds(message))
+        place = bisect_right(self.info_stamps, nanoseconds(message))
+        self.info_stamps.insert(place, nanoseconds(message))
         self.infos.insert(place, message)
 
     def _add_transform(self, transform: Any, static: bool) -> None:
@@ -104,7 +105,7 @@ class BagIndex:
         matrix = matrix_from_pose((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
         try:
             self.buffer.set_transform(
-                transform.header.frame_id, transform.child_frame_id, seconds(transform), matrix, static
+                transform.header.frame_id, transform.child_frame_id, seconds(nanoseconds(transform)), matrix, static
             )
         except TransformError as error:
             self.dropped["transform not usable"] += 1
@@ -131,14 +132,14 @@ class BagIndex:
             SequenceError: nothing says where the camera is.
             TransformError: the frames form a loop.
         """
-        stamps = [key.stamp * 1e-9 for key in self.images[self.topics.depth]]
+        stamps = [seconds(key.stamp) for key in self.images[self.topics.depth]]
         source = choose_pose_source(self.buffer, self.poses, self.pose_types, self.camera_frame(wanted), stamps, wanted)
         self.buffer = source.buffer
         self.dropped["pose not usable"] += source.rejected
         self.last_error = source.last_error or self.last_error
         return source.world_frame
 
-    def intrinsics_at(self, stamp: float, image_size: tuple[int, int]) -> CameraIntrinsics:
+    def intrinsics_at(self, stamp: int, image_size: tuple[int, int]) -> CameraIntrinsics:
         """The calibration in force for colour images of that size: the last one before a time, or the first.
 
         Raises:

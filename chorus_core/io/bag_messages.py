@@ -15,6 +15,7 @@ from chorus_core.io.errors import reading
 from chorus_core.io.images import decode_compressed, decode_image
 from chorus_core.io.poses import matrix_from_pose
 from chorus_core.io.sequence import SequenceError
+from chorus_core.stamps import SECOND, seconds
 
 # The few types read here are the same in every distribution, so that the definitions in a bag, which may be missing or
 # of kinds that no parser knows (actions, services), are not needed.
@@ -57,12 +58,7 @@ def _decoded(raw: RawMessage, kind: str) -> Any:
 def nanoseconds(message: Any) -> int:
     """The stamp in a message's header."""
     stamp = message.header.stamp
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
-
-
-def seconds(message: Any) -> float:
-    """The stamp in a message's header."""
-    return nanoseconds(message) * 1e-9
+    return stamp.sec * SECOND + stamp.nanosec
 
 
 def pixels(message: Any) -> tuple[np.ndarray, str | None]:
@@ -81,4 +77,4 @@ def pose_sample(message: Any, kind: str) -> PoseSample:
     matrix = matrix_from_pose((position.x, position.y, position.z), (q.x, q.y, q.z, q.w))
     # a PoseStamped does not say whose pose it is
     child = message.child_frame_id.removeprefix("/") if odometry else ""
-    return PoseSample(message.header.frame_id, child, seconds(message), matrix)
+    return PoseSample(message.header.frame_id, child, seconds(nanoseconds(message)), matrix)

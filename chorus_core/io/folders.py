@@ -21,7 +21,7 @@ from chorus_core.io.folder_calibration import (
     read_object,
     sens_calibration,
 )
-from chorus_core.io.sequence import FRAME_PERIOD, Calibration, FileSequence, FrameFiles, SequenceError
+from chorus_core.io.sequence import Calibration, FileSequence, FrameFiles, SequenceError, stamp_of_number
 from chorus_core.io.text_rows import Leniency, read_rows, row_of_numbers
 
 _log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class _Frames:
             self.dropped["pose not readable"] += 1
         else:
             self._numbers.add(number)
-            self.files.append(FrameFiles(color, depth, pose, int(number) * FRAME_PERIOD, timed=False))
+            self.files.append(FrameFiles(color, depth, pose, stamp_of_number(int(number)), timed=False))
 
     def _read(self, path: Path) -> np.ndarray | None:
         try:

@@ -24,13 +24,14 @@ from chorus_core.io.map_pair import MapFileError, Pair, features_path, move_map,
 from chorus_core.io.ply import PlyFormatError
 from chorus_core.semantics.labelled_map import LabelledMap
 from chorus_core.semantics.vocabulary import Vocabulary, VocabularyError
+from chorus_core.stamps import nanoseconds
 
 __all__ = [
     "MapFileError", "ModelReference", "features_path", "load_map", "move_map", "save_bare_map", "save_map",
 ]  # fmt: skip
 
-_VERSION = 2
-"""Of the file of features; 1, without a number, is that of ``NAME.features.npz``."""
+_VERSION = 3
+"""Of the file of features; 1, without a number, is that of ``NAME.features.npz``; until 2 the stamp was in seconds."""
 
 _LONGEST = 1.01
 """Length that a unit vector in half precision may reach."""
@@ -93,7 +94,7 @@ def save_map(
             model=np.array(model.name),
             model_sha256=np.array(model.sha256),
             unit=np.array(model.unit),
-            stamp=np.array(float(labelled.stamp)),
+            stamp=np.array(labelled.stamp, np.int64),
         )
         return buffer.getvalue()
 
@@ -168,15 +169,13 @@ def _read_facts(pair: Pair) -> dict[str, Any]:
             "model": str(arrays["model"]),
             "model_sha256": str(arrays.get("model_sha256", "")),
             "unit": bool(arrays.get("unit", False)),
-            "stamp": float(arrays["stamp"]),
+            "stamp": int(arrays["stamp"]) if version > 2 else nanoseconds(float(arrays["stamp"])),
         }
     if version > _VERSION:
         raise MapFileError(f"{path}: of version {version}: expected at most {_VERSION}, update to read it")
     names = arrays["vocabulary"]
     if names.ndim != 1 or names.dtype.kind != "U":
         raise MapFileError(f"{path}: vocabulary is {names.dtype} {names.shape}: expected a list of texts")
-    if not np.isfinite(facts["stamp"]):
-        raise MapFileError(f"{path}: stamp is {facts['stamp']}: expected seconds")
     return {**facts, "vocabulary": tuple(str(name) for name in names)}
 
 

@@ -43,10 +43,10 @@ def interpolate_trajectory(
     """A trajectory sampled at other times: translation linear, rotation slerp, nothing extrapolated.
 
     Args:
-        stamps: strictly increasing seconds [M].
+        stamps: strictly increasing, in any unit [M].
         transforms: rigid [M, 4, 4].
-        at: seconds [K].
-        max_gap: seconds between the two samples around a time at most; a wider gap is not bridged.
+        at: in that unit [K].
+        max_gap: in that unit, between the two samples around a time at most; a wider gap is not bridged.
 
     Returns:
         transforms [K, 4, 4] and whether each is known, bool [K] (identity where not).
@@ -64,18 +64,18 @@ def interpolate_trajectory(
     if len(stamps) == 1:
         result[known] = transforms[0]
         return result, known
-    inside = at[known]
-    result[known, :3, :3] = Slerp(stamps, Rotation.from_matrix(transforms[:, :3, :3]))(inside).as_matrix()
+    times, inside = stamps - stamps[0], at[known] - stamps[0]  # as floats they would lose digits
+    result[known, :3, :3] = Slerp(times, Rotation.from_matrix(transforms[:, :3, :3]))(inside).as_matrix()
     for axis in range(3):
-        result[known, axis, 3] = np.interp(inside, stamps, transforms[:, axis, 3])
+        result[known, axis, 3] = np.interp(inside, times, transforms[:, axis, 3])
     return result, known
 
 
 def associate(stamps_a: np.ndarray, stamps_b: np.ndarray, tolerance: float) -> list[tuple[int, int]]:
-    """Pairs (index into a, index into b) of stamps at most ``tolerance`` seconds apart, the closest taken first.
+    """Pairs (index into a, index into b) of stamps at most ``tolerance`` apart, the closest taken first.
 
     The greedy rule of the TUM benchmark's association tool. Each index occurs once at most; the pairs are in the order
-    of ``stamps_a``. Stamps [M], [K] need not be sorted.
+    of ``stamps_a``. Stamps [M], [K], in one unit, need not be sorted.
     """
     order = np.argsort(stamps_b, kind="stable")
     first = np.searchsorted(stamps_b[order], stamps_a - tolerance, side="left")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from chorus_core import stamps
 from chorus_core.frames import FrameError, RgbdFrame
 from chorus_core.io.bag_index import BagIndex, MessageKey
 from chorus_core.io.bag_looks import look_at_images
@@ -116,7 +117,7 @@ class RosbagSequence(SequenceBase):
         pair = self._pairs[number]
         if len(parts) < 2:
             return SequenceError(
-                f"{self.path}: the messages at {pair.depth.stamp * 1e-9:.6f} s cannot be read any more"
+                f"{self.path}: the messages at {stamps.seconds(pair.depth.stamp):.6f} s cannot be read any more"
             )
         try:
             return self._frame(pair, parts[0], parts[1])
@@ -145,15 +146,13 @@ class RosbagSequence(SequenceBase):
     def _pair(self, index: BagIndex, slop: float) -> list[_Pair]:
         """Frames in order of their stamps; counts those without partner or pose."""
         colors, depths = ([*index.images[topic]] for topic in (self.topics.color, self.topics.depth))
-        # seconds since the first stamp: float64 seconds since 1970 would leave 0.2 microseconds, and this costs nothing
-        start = min((key.stamp for key in (*colors, *depths)), default=0)
-        stamps = [np.array([(key.stamp - start) * 1e-9 for key in keys]) for keys in (colors, depths)]
+        times = [np.array([key.stamp for key in keys], np.int64) for keys in (colors, depths)]
         pairs = []
-        matches = associate(*stamps, slop)
+        matches = associate(*times, stamps.nanoseconds(slop))
         index.dropped["no depth in time"] += len(colors) - len(matches)
         for color, depth in matches:
             try:
-                pose = index.buffer.lookup(self.world_frame, self.camera_frame, depths[depth].stamp * 1e-9)
+                pose = index.buffer.lookup(self.world_frame, self.camera_frame, stamps.seconds(depths[depth].stamp))
             except TransformError as error:
                 index.dropped["no pose"] += 1
                 index.last_error = error
@@ -162,7 +161,7 @@ class RosbagSequence(SequenceBase):
         return pairs
 
     def _frame(self, pair: _Pair, color_message: Any, depth_message: Any) -> RgbdFrame:
-        stamp = pair.depth.stamp * 1e-9
+        stamp = pair.depth.stamp
         try:
             color, encoding = pixels(color_message)
             rgb = color_to_rgb(color, encoding or "rgb8")
@@ -171,14 +170,14 @@ class RosbagSequence(SequenceBase):
             return make_frame(rgb, depth, intrinsics, pair.world_from_camera, stamp)
         except (ImageError, FrameError) as error:
             raise SequenceError(
-                f"frame at {stamp:.6f} s of {self.topics.color}, {self.topics.depth}: {error}"
+                f"frame at {stamps.seconds(stamp):.6f} s of {self.topics.color}, {self.topics.depth}: {error}"
             ) from error
 
     def _find(self, key: MessageKey) -> Any:
         for _, _, message in messages(self._bag, {key.topic}, key.log_time, key.log_time + 1):
             if not isinstance(message, SequenceError) and nanoseconds(message) == key.stamp:
                 return message
-        raise SequenceError(f"{self.path}: the message of {key.topic} at {key.stamp * 1e-9:.6f} s is gone")
+        raise SequenceError(f"{self.path}: the message of {key.topic} at {stamps.seconds(key.stamp):.6f} s is gone")
 
     def _warn_of_doubts(self, index: BagIndex) -> None:
         topics = self.topics

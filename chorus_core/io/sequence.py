@@ -17,11 +17,15 @@ from chorus_core.frames import CameraIntrinsics, FrameError, RgbdFrame
 from chorus_core.io.errors import ReadError
 from chorus_core.io.images import ImageError, color_to_rgb, decode_compressed, depth_to_metres
 from chorus_core.io.registration import color_in_view
+from chorus_core.stamps import SECOND
 
 _log = logging.getLogger(__name__)
 
-FRAME_PERIOD = 1.0 / 30.0
-"""Seconds between frames where a data set holds no stamps: a frame's stamp is its number times this."""
+
+def stamp_of_number(number: int) -> int:
+    """A frame's stamp where a data set holds none: 30 frames a second, nanoseconds."""
+    return number * SECOND // 30
+
 
 _ASPECT_TOLERANCE = 0.01
 
@@ -108,7 +112,7 @@ class SequenceBase(ABC):
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """Where one frame lies: image files, ``world_from_camera`` [4, 4] (OpenCV axes, metres) and stamp in seconds.
+    """Where one frame lies: image files, ``world_from_camera`` [4, 4] (OpenCV axes, metres) and stamp in nanoseconds.
 
     ``timed``: whether the stamp is when it was taken; False where it was made up from its number.
     """
@@ -116,7 +120,7 @@ class FrameFiles:
     color: Path
     depth: Path
     world_from_camera: np.ndarray
-    stamp: float
+    stamp: int
     timed: bool = True
 
 
@@ -211,7 +215,7 @@ def make_frame(
     depth: np.ndarray,
     intrinsics: CameraIntrinsics,
     world_from_camera: np.ndarray,
-    stamp: float,
+    stamp: int,
     timed: bool = True,
 ) -> RgbdFrame:
     """A frame at the size of its depth image: colour [H', W', 3] and intrinsics of the same view are brought to it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from chorus_core.io.folder_calibration import eth3d_calibration, first_size, gue
 from chorus_core.io.poses import associate, interpolate_trajectory, matrix_from_pose
 from chorus_core.io.sequence import Calibration, FileSequence, FrameFiles, SequenceError
 from chorus_core.io.text_rows import Leniency, read_rows, row_of_numbers
+from chorus_core.stamps import SECOND, nanoseconds
 
 _DEPTH_SCALE = 5000.0
 _SLOP = 0.02
 _MAX_POSE_GAP = 0.2
+_MOST_SECONDS = 1 << 33  # whose nanoseconds 64 bits hold
 """Ground truth comes at 100 Hz; over a longer gap (markers occluded) it is not interpolated."""
 
 _FREIBURG = {
@@ -51,12 +54,12 @@ def open_tum(folder: Path) -> FileSequence:
     """
     color_stamps, color_paths, broken = _read_list(folder, "rgb.txt")
     depth_stamps, depth_paths, _ = _read_list(folder, "depth.txt")
-    pairs = associate(color_stamps, depth_stamps, _SLOP)
+    pairs = associate(color_stamps, depth_stamps, nanoseconds(_SLOP))
     pose_stamps, poses = _read_ground_truth(folder / "groundtruth.txt")
-    stamps = depth_stamps[[depth for _, depth in pairs]] if pairs else np.zeros(0)
-    matrices, known = interpolate_trajectory(pose_stamps, poses, stamps, _MAX_POSE_GAP)
+    stamps = depth_stamps[[depth for _, depth in pairs]] if pairs else np.zeros(0, np.int64)
+    matrices, known = interpolate_trajectory(pose_stamps, poses, stamps, nanoseconds(_MAX_POSE_GAP))
     files = [
-        FrameFiles(color_paths[color], depth_paths[depth], matrix, float(stamp))
+        FrameFiles(color_paths[color], depth_paths[depth], matrix, int(stamp))
         for (color, depth), matrix, stamp, has_pose in zip(pairs, matrices, stamps, known, strict=True)
         if has_pose
     ]
@@ -85,7 +88,7 @@ def _calibration_of(folder: Path, depth_images: Sequence[Path]) -> Calibration:
 
 
 def _read_list(folder: Path, name: str) -> tuple[np.ndarray, list[Path], int]:
-    """Stamps [M] and image paths of ``rgb.txt`` or ``depth.txt``, and how many lines were left out."""
+    """Stamps, nanoseconds [M], and image paths of ``rgb.txt`` or ``depth.txt``, and how many lines were left out."""
     stamps, paths = [], []
     root = folder.resolve()
     broken = Leniency(folder / name, SequenceError)
@@ -101,7 +104,7 @@ def _read_list(folder: Path, name: str) -> tuple[np.ndarray, list[Path], int]:
         stamps.append(stamp)
         paths.append(path)
     broken.settle(len(paths))
-    return np.array(stamps), paths, broken.broken
+    return np.array(stamps, np.int64), paths, broken.broken
 
 
 def _inside(root: Path, name: str, place: str) -> Path:
@@ -113,8 +116,8 @@ def _inside(root: Path, name: str, place: str) -> Path:
 
 
 def _read_ground_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Strictly increasing stamps [M] and world_from_camera [M, 4, 4]; rows that are not finite are left out."""
-    samples: dict[float, np.ndarray] = {}
+    """Increasing stamps, nanoseconds [M], and world_from_camera [M, 4, 4]; rows that are not finite are left out."""
+    samples: dict[int, np.ndarray] = {}
     broken = Leniency(path, SequenceError)
     for place, words in read_rows(path, SequenceError):
         try:
@@ -128,14 +131,15 @@ def _read_ground_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
             samples[stamp] = matrix
     broken.settle(len(samples))
     stamps = sorted(samples)
-    return np.array(stamps), np.array([samples[stamp] for stamp in stamps]).reshape(-1, 4, 4)
+    return np.array(stamps, np.int64), np.array([samples[stamp] for stamp in stamps]).reshape(-1, 4, 4)
 
 
-def _stamp(word: str, where: str) -> float:
+def _stamp(word: str, where: str) -> int:
+    """Nanoseconds of decimal seconds, all digits kept."""
     try:
-        stamp = float(word)
-    except ValueError:
-        stamp = float("nan")
-    if not np.isfinite(stamp):
+        stamp = Decimal(word)
+    except InvalidOperation:
+        stamp = Decimal("nan")
+    if not stamp.is_finite() or abs(stamp) >= _MOST_SECONDS:
         raise SequenceError(f"{where}: stamp {word!r}: expected finite seconds")
-    return stamp
+    return round(stamp * SECOND)

@@ -14,6 +14,7 @@ from chorus_core.mapping.gaussian_map import GaussianMap
 from chorus_core.mapping.geometry import motion_between
 from chorus_core.mapping.stillness import Stillness
 from chorus_core.mapping.surface import DeviceFrame
+from chorus_core.stamps import seconds
 
 POSE_JUMP, AGAINST_MAP, DEPTH_SCALE, STILL = "pose_jump", "against_map", "depth_scale", "still"
 WHY = {
@@ -42,7 +43,7 @@ class _Place:
     """Where and when a frame was taken."""
 
     world_from_camera: np.ndarray
-    stamp: float
+    stamp: int
     timed: bool
 
     @classmethod
@@ -118,7 +119,7 @@ class FrameGate:
         return compare(map_.points_in_view(coarse), coarse)
 
     def _is_jump(self, before: _Place, frame: RgbdFrame) -> bool:
-        passed = frame.stamp - before.stamp
+        passed = seconds(frame.stamp - before.stamp)
         if not (before.timed and frame.timed) or passed < 0:
             return False
         moved = motion_between(before.world_from_camera, frame.world_from_camera)

@@ -47,13 +47,13 @@ class MapSnapshot:
         gaussians: N Gaussians in the world frame.
         slots: where each lives in the map's arrays, int64 [N].
         births: serial number of each, never reused, int64 [N]; a slot whose birth changed holds another Gaussian.
-        stamp: of the last integrated frame, seconds.
+        stamp: of the last integrated frame, nanoseconds.
     """
 
     gaussians: Gaussians
     slots: Tensor
     births: Tensor
-    stamp: float
+    stamp: int
 
 
 @dataclass
@@ -82,7 +82,7 @@ class GaussianMap:
         self.config = config
         self.device = torch.device(device)
         self.frames = 0
-        self.stamp = 0.0
+        self.stamp = 0
         self._births = 0
         self._table = BlockTable(self.device)
         self._capacity = 0
@@ -165,7 +165,7 @@ class GaussianMap:
         """Which snapshot entries still name the same Gaussian, bool [N]."""
         return self._birth[slots] == births
 
-    def insert(self, gaussians: Gaussians, stamp: float = 0.0) -> None:
+    def insert(self, gaussians: Gaussians, stamp: int = 0) -> None:
         """Load Gaussians (a saved map) as if they had been seen often; one per voxel survives."""
         pixels, evidence = from_gaussians(gaussians.to(self.device))
         self.frames += 1

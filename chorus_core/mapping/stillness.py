@@ -10,6 +10,7 @@ import numpy as np
 from chorus_core.config import GateConfig
 from chorus_core.frames import CameraIntrinsics, RgbdFrame
 from chorus_core.mapping.geometry import motion_between
+from chorus_core.stamps import seconds
 
 _COLUMNS = 160
 # A sample has changed where it leaves the range of its neighbourhood before, by this much in a channel, or in depth by
@@ -29,7 +30,7 @@ class _Sampled:
     depth: np.ndarray
     intrinsics: CameraIntrinsics
     world_from_camera: np.ndarray
-    stamp: float
+    stamp: int
 
     @classmethod
     def of(cls, frame: RgbdFrame) -> _Sampled:
@@ -68,7 +69,8 @@ class Stillness:
         """Whether a frame can be left out."""
         if self._fused is None or not 0 < self._config.still_frames <= self._repeats:
             return False
-        return abs(frame.stamp - self._fused.stamp) < self._config.still_period and self._is_same(_Sampled.of(frame))
+        passed = abs(seconds(frame.stamp - self._fused.stamp))
+        return passed < self._config.still_period and self._is_same(_Sampled.of(frame))
 
     def fused(self, frame: RgbdFrame) -> None:
         """A frame went into the map; those to come are measured against it."""

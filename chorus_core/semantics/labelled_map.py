@@ -22,7 +22,7 @@ class LabelledMap:
         labels: place in the vocabulary, -1 where not encoded yet, int64 [N].
         confidence: of the label, in [0, 1] [N].
         vocabulary: what the labels name.
-        stamp: of the last frame in it, seconds.
+        stamp: of the last frame in it, nanoseconds.
     """
 
     gaussians: Gaussians
@@ -30,7 +30,7 @@ class LabelledMap:
     labels: Tensor
     confidence: Tensor
     vocabulary: Vocabulary
-    stamp: float
+    stamp: int
     _objects: tuple[list[SceneObject], np.ndarray] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class QueryResult:
         points: centres of the matching Gaussians that belong to objects, metres, float32 [M, 3].
         colors: of these, uint8 [M, 3].
         scores: relevancy of these, in [0, 1], float32 [M].
-        map_stamp: of the map asked, seconds.
+        map_stamp: of the map asked, nanoseconds.
         seconds: taken.
     """
 
@@ -64,5 +64,5 @@ class QueryResult:
     points: np.ndarray
     colors: np.ndarray
     scores: np.ndarray
-    map_stamp: float
+    map_stamp: int
     seconds: float

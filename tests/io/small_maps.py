@@ -30,7 +30,7 @@ def small_map(seed: int, count: int = 3) -> LabelledMap:
     features = unit(torch.randn(count, 4, generator=generator), dim=1).half()
     labels = torch.randint(0, 2, (count,), generator=generator)
     words = Vocabulary((f"chair {seed}", f"lamp {seed}"))
-    return LabelledMap(gaussians, features, labels, torch.rand(count, generator=generator), words, float(seed))
+    return LabelledMap(gaussians, features, labels, torch.rand(count, generator=generator), words, seed)
 
 
 def save(path: Path, labelled: LabelledMap, model: ModelReference = MODEL) -> Path:
@@ -40,14 +40,14 @@ def save(path: Path, labelled: LabelledMap, model: ModelReference = MODEL) -> Pa
 def seed_of(path: Path) -> int:
     """Which small map lies at ``path``; fails if it is none, or is put together from two."""
     found, model = load_map(path)
-    expected = small_map(int(found.stamp), len(found))
+    expected = small_map(found.stamp, len(found))
     torch.testing.assert_close(found.gaussians.means, expected.gaussians.means, atol=0, rtol=0)
     assert torch.equal(found.features, expected.features)
     assert torch.equal(found.labels, expected.labels)
     assert torch.equal(found.confidence, expected.confidence)
     assert found.vocabulary == expected.vocabulary
     assert model.name == MODEL.name
-    return int(found.stamp)
+    return found.stamp
 
 
 def legacy(path: Path, labelled: LabelledMap) -> Path:
@@ -61,6 +61,6 @@ def legacy(path: Path, labelled: LabelledMap) -> Path:
     sidecar = path.with_suffix(".features.npz")
     np.savez(
         sidecar, features=labelled.features.numpy(), vocabulary=np.array(labelled.vocabulary.labels),
-        model=np.array(MODEL.name), model_sha256=np.array(MODEL.sha256), stamp=np.array(labelled.stamp),
+        model=np.array(MODEL.name), model_sha256=np.array(MODEL.sha256), stamp=np.array(labelled.stamp / 1e9),
     )  # fmt: skip
     return sidecar

@@ -71,7 +71,7 @@ def read(path: Path) -> list[RgbdFrame] | None:
 
 
 def is_right(frame: RgbdFrame) -> bool:
-    index = round((frame.stamp - START) / PERIOD)
+    index = round((frame.stamp * 1e-9 - START) / PERIOD)
     pose = odom_from_base(index * PERIOD) @ BASE_FROM_CAMERA
     return (
         np.array_equal(frame.color, color_of(index))

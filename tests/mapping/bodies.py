@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from chorus_core.frames import CameraIntrinsics, RgbdFrame
+from chorus_core.stamps import nanoseconds
 
 CAMERA = CameraIntrinsics(130.0, 131.0, 79.5, 59.5, 160, 120)
 
@@ -24,11 +25,11 @@ def make_frame(
     stamp: float = 0.0,
     camera: CameraIntrinsics = CAMERA,
 ) -> RgbdFrame:
-    """A frame of a depth and a colour, each an image or one value for all pixels."""
+    """A frame of a depth and a colour, each an image or one value for all pixels; its stamp in seconds."""
     shape = (camera.height, camera.width)
     depth = np.broadcast_to(np.asarray(depth, dtype=np.float32), shape).copy()
     color = np.broadcast_to(np.asarray(color, dtype=np.uint8), (*shape, 3)).copy()
-    return RgbdFrame(color, depth, camera, np.eye(4) if pose is None else pose, stamp)
+    return RgbdFrame(color, depth, camera, np.eye(4) if pose is None else pose, nanoseconds(stamp))
 
 
 def moved(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> np.ndarray:

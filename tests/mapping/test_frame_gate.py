@@ -13,6 +13,7 @@ from bodies import FURNITURE, Box, looking, make_frame, room_frame
 from chorus_core.config import GateConfig, MapConfig
 from chorus_core.frames import RgbdFrame
 from chorus_core.mapping import FrameGate, GaussianMap
+from chorus_core.stamps import SECOND
 
 RATE = 10.0
 CONFIG = GateConfig(still_frames=0)
@@ -106,7 +107,7 @@ def test_the_same_view_elsewhere_is_no_relocalisation(toured: Gated) -> None:
     assert toured.feed([far_away(seen(tour(1, 130), 130)[0], 1.6)]) == ["pose_jump"]
 
 
-@pytest.mark.parametrize("change", [{"timed": False}, {"stamp": 0.0}])
+@pytest.mark.parametrize("change", [{"timed": False}, {"stamp": 0}])
 def test_stamps_that_are_made_up_or_go_back_are_no_ground_to_judge_speed(toured: Gated, change: dict) -> None:
     frame = dataclasses.replace(far_away(seen(tour(1, 130), 130)[0]), **change)
     assert toured.feed([frame]) == [""]
@@ -147,7 +148,7 @@ def test_a_world_that_changed_wholly_is_accepted_and_the_gate_watches_again(tour
     ]
     causes = toured.feed(elsewhere)
     assert causes == ["against_map"] * CONFIG.release + [""] * (30 - CONFIG.release)
-    upset = dataclasses.replace(elsewhere[-1], depth=elsewhere[-1].depth * 2, stamp=17.0)
+    upset = dataclasses.replace(elsewhere[-1], depth=elsewhere[-1].depth * 2, stamp=17 * SECOND)
     assert toured.feed([upset]) != [""]
 
 

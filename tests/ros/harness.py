@@ -25,6 +25,7 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from chorus_core.frames import CameraIntrinsics
+from chorus_core.stamps import nanoseconds
 from chorus_ros import conversions, qos
 from chorus_ros.player import (
     BASE_FRAME,
@@ -194,7 +195,7 @@ def frame_messages(
 ) -> tuple[Image, Image, CameraInfo]:
     """Colour, depth and calibration of the room's first view, with what is given in place of it."""
     pixels, millimetres, _ = render(0)
-    stamp = stamp if isinstance(stamp, Time) else conversions.time_message(stamp)
+    stamp = stamp if isinstance(stamp, Time) else conversions.time_message(nanoseconds(stamp))
     header = Header(stamp=stamp, frame_id=frame_id)
     color = color or conversions.image_message(header, pixels, "rgb8")
     depth = depth or conversions.image_message(header, millimetres, "16UC1")
@@ -215,12 +216,12 @@ def until(condition: Callable[[], Any], timeout: float = 30.0, explain: Callable
 
 def static_tf() -> TFMessage:
     """What the player publishes on /tf_static."""
-    map_from_odometry = transform_stamped(0.0, MAP_FRAME, ODOMETRY_FRAME, np.eye(4))
-    base_from_camera = transform_stamped(0.0, BASE_FRAME, CAMERA_FRAME, BASE_FROM_CAMERA)
+    map_from_odometry = transform_stamped(0, MAP_FRAME, ODOMETRY_FRAME, np.eye(4))
+    base_from_camera = transform_stamped(0, BASE_FRAME, CAMERA_FRAME, BASE_FROM_CAMERA)
     return TFMessage(transforms=[map_from_odometry, base_from_camera])
 
 
 def odometry_tf(stamp: float, map_from_camera: np.ndarray) -> TFMessage:
     """What the player publishes on /tf for a camera pose [4, 4]."""
     odometry_from_base = map_from_camera @ np.linalg.inv(BASE_FROM_CAMERA)
-    return TFMessage(transforms=[transform_stamped(stamp, ODOMETRY_FRAME, BASE_FRAME, odometry_from_base)])
+    return TFMessage(transforms=[transform_stamped(nanoseconds(stamp), ODOMETRY_FRAME, BASE_FRAME, odometry_from_base)])

@@ -17,6 +17,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from chorus_core.stamps import nanoseconds
 from chorus_ros import qos
 from chorus_ros.conversions import byte_array, camera_info_message, pose_message, time_message
 from chorus_ros.player import BASE_FRAME, BASE_FROM_CAMERA, CAMERA_FRAME, ODOMETRY_FRAME, transform_stamped
@@ -29,12 +30,12 @@ def recorded(number: int) -> list[tuple[str, str, object]]:
     """(topic, type, message) of one frame, as a robot records it: odometry a little before and after each image."""
     color, depth, pose = render(number)
     stamp = START + PERIOD * number
-    header = Header(stamp=time_message(stamp), frame_id=CAMERA_FRAME)
+    header = Header(stamp=time_message(nanoseconds(stamp)), frame_id=CAMERA_FRAME)
     jpeg = cv2.imencode(".jpg", color[:, :, ::-1])[1]
     png = cv2.imencode(".png", depth)[1]
     messages: list[tuple[str, str, object]] = []
     for offset in (-0.05, 0.05):
-        odometry = Odometry(header=Header(stamp=time_message(stamp + offset), frame_id=ODOMETRY_FRAME))
+        odometry = Odometry(header=Header(stamp=time_message(nanoseconds(stamp + offset)), frame_id=ODOMETRY_FRAME))
         odometry.child_frame_id = BASE_FRAME
         odometry.pose.pose = pose_message(pose @ np.linalg.inv(BASE_FROM_CAMERA))
         messages.append(("/odom", "nav_msgs/msg/Odometry", odometry))
@@ -52,7 +53,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An mcap recording of the room, with static TF for the camera's mounting."""
     folder = tmp_path_factory.mktemp("bag") / "room"
     store = get_typestore(Stores.ROS2_JAZZY)
-    mounting = TFMessage(transforms=[transform_stamped(START, BASE_FRAME, CAMERA_FRAME, BASE_FROM_CAMERA)])
+    mounting = TFMessage(transforms=[transform_stamped(nanoseconds(START), BASE_FRAME, CAMERA_FRAME, BASE_FROM_CAMERA)])
     timeline = [(START - 0.1, ("/tf_static", "tf2_msgs/msg/TFMessage", mounting))]
     for number in range(FRAMES):
         parts = recorded(number)

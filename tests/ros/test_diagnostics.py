@@ -58,7 +58,7 @@ def status_of(**fields: Any) -> PipelineStatus:
         last_error="",
         evicted=0,
         encoded=1.0,
-        last_encode_stamp=1.0,
+        last_encode_stamp=1,
         last_encode_seconds=0.1,
         stage_ms={"integrate": (1.0, 2.0)},
     )

@@ -52,7 +52,7 @@ def test_frames_that_never_pair_name_the_skew() -> None:
 
 def frame(depth: np.ndarray) -> RgbdFrame:
     camera = CameraIntrinsics(10.0, 10.0, 4.0, 3.0, 8, 6)
-    return RgbdFrame(np.zeros((6, 8, 3), np.uint8), depth.astype(np.float32), camera, np.eye(4), 1.0)
+    return RgbdFrame(np.zeros((6, 8, 3), np.uint8), depth.astype(np.float32), camera, np.eye(4), 1)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def fed(node: PerceptionNode, client: Client) -> Client:
 
 
 def after(stamp: Time, seconds: float) -> Time:
-    return conversions.exact_time_message(conversions.nanoseconds(stamp) + round(seconds * 1e9))
+    return conversions.time_message(conversions.nanoseconds(stamp) + round(seconds * 1e9))
 
 
 def feed(client: Client, *stamps: Time, **fields: Any) -> None:

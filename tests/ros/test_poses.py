@@ -16,6 +16,7 @@ from nav_msgs.msg import Odometry
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from chorus_core.stamps import nanoseconds
 from chorus_ros.conversions import pose_message, time_message, transform_message
 from chorus_ros.node_config import FramesConfig, NodeConfig
 from chorus_ros.poses import BufferedPoses, Tf2Poses, make_pose_source
@@ -43,7 +44,7 @@ def shift(x: float, y: float = 0.0, z: float = 0.0) -> np.ndarray:
 
 
 def tf(parent: str, child: str, stamp: float, matrix: np.ndarray) -> TFMessage:
-    header = Header(stamp=time_message(stamp), frame_id=parent)
+    header = Header(stamp=time_message(nanoseconds(stamp)), frame_id=parent)
     return TFMessage(
         transforms=[TransformStamped(header=header, child_frame_id=child, transform=transform_message(matrix))]
     )
@@ -64,12 +65,12 @@ class Bench:
         self.node.callbacks[topic](message)
 
     def odometry(self, stamp: float, matrix: np.ndarray, child: str = "base", parent: str = "odom") -> None:
-        message = Odometry(header=Header(stamp=time_message(stamp), frame_id=parent), child_frame_id=child)
+        message = Odometry(header=Header(stamp=time_message(nanoseconds(stamp)), frame_id=parent), child_frame_id=child)
         message.pose.pose = pose_message(matrix)
         self.send("odom", message)
 
     def pose(self, stamp: float, matrix: np.ndarray) -> None:
-        header = Header(stamp=time_message(stamp), frame_id="world")
+        header = Header(stamp=time_message(nanoseconds(stamp)), frame_id="world")
         self.send("camera/pose", PoseStamped(header=header, pose=pose_message(matrix)))
 
 

@@ -84,7 +84,7 @@ def own_view(gaussians: Gaussians) -> RgbdFrame:
     intrinsics = CameraIntrinsics(60.0, 60.0, 31.5, 23.5, 64, 48)
     drawn = render(gaussians, View(intrinsics, np.eye(4)))
     color = (drawn.color.numpy() * 255).round().astype(np.uint8)
-    return RgbdFrame(color, drawn.depth.numpy(), intrinsics, np.eye(4), 0.0)
+    return RgbdFrame(color, drawn.depth.numpy(), intrinsics, np.eye(4), 0)
 
 
 def test_a_map_draws_its_own_view_well() -> None:

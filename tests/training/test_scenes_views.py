@@ -13,6 +13,7 @@ pytest.importorskip("trimesh")
 
 from chorus_core.frames import CameraIntrinsics, RgbdFrame
 from chorus_core.io.folders import open_numbered_folder
+from chorus_core.stamps import nanoseconds
 from training.scenes import generate
 from training.scenes.assets import AssetLibrary, Split
 from training.scenes.label import LabelView
@@ -42,7 +43,7 @@ def make(count: int) -> tuple[list[RgbdFrame], list[LabelView]]:
         noisy = np.where(depth > 0, depth + 0.01, 0).astype(np.float32)
         moved = pose(k)
         moved[:3, 3] += 0.02
-        frames.append(RgbdFrame(smooth.astype(np.uint8), noisy, INTRINSICS, moved, 0.2 * k))
+        frames.append(RgbdFrame(smooth.astype(np.uint8), noisy, INTRINSICS, moved, nanoseconds(0.2 * k)))
     return frames, truth
 
 

@@ -11,6 +11,7 @@ from chorus_core.config import MapConfig
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping import GaussianMap
+from chorus_core.stamps import nanoseconds
 from training.datasets.base import DatasetError, PosedImage
 from training.preparation.views import load_views
 
@@ -37,5 +38,5 @@ def map_images(
     shown = tqdm(loaded, desc="map", total=len(images), unit="image", disable=None if progress else True, leave=False)
     for number, item in enumerate(shown):
         view = item.view
-        grown.integrate(RgbdFrame(item.color, item.depth, view.intrinsics, view.world_from_camera, float(number)))
+        grown.integrate(RgbdFrame(item.color, item.depth, view.intrinsics, view.world_from_camera, nanoseconds(number)))
     return grown.export().gaussians

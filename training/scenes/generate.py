@@ -22,6 +22,7 @@ from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.atomic import atomic_path
 from chorus_core.mapping import GaussianMap
+from chorus_core.stamps import nanoseconds
 from training.command_line import run_command
 from training.scenes.assets import AssetLibrary, Split, Subset
 from training.scenes.camera import SensorModel, random_intrinsics, tour
@@ -64,7 +65,7 @@ def scan(
         view = render_view(scene, intrinsics, world_from_camera, rng)
         color, depth = sensor.add_noise(view, rng)
         noisy_pose = sensor.perturb(world_from_camera, rng)
-        frames.append(RgbdFrame(color, depth, intrinsics, noisy_pose, stamp_step * k))
+        frames.append(RgbdFrame(color, depth, intrinsics, noisy_pose, nanoseconds(stamp_step * k)))
         truth.append(LabelView(view.depth, view.instance, intrinsics, world_from_camera))
     return frames, truth
 
