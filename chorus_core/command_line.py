@@ -84,7 +84,7 @@ def _write_map(out: Path, scene: Scene, arguments: argparse.Namespace, config: C
     gaussians = scene.content[choice.rows]
     numbers = torch.arange(len(gaussians))
     features = pipeline.describe(gaussians, size)
-    pipeline.semantics.update(MapSnapshot(gaussians, numbers, numbers, 0.0), numbers, features)
+    pipeline.semantics.update(MapSnapshot(gaussians, numbers, numbers, 0), numbers, features)
     out.parent.mkdir(parents=True, exist_ok=True)
     pipeline.save(out, scene.origin)
     return choice

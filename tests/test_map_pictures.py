@@ -30,7 +30,7 @@ def test_a_picture_each(tmp_path: Path) -> None:
     )  # fmt: skip
     features = text.embed_labels(vocabulary)[labels.clamp(min=0)].half()
     semantics = SemanticMap(text, vocabulary, SemanticsConfig(), torch.device("cpu"))
-    semantics.restore(LabelledMap(gaussians, features, labels, torch.ones(400), vocabulary, 0.0))
+    semantics.restore(LabelledMap(gaussians, features, labels, torch.ones(400), vocabulary, 0))
     paths = draw_map(semantics, ("a lamp!", "sofa"), tmp_path)
     assert [p.name for p in paths] == [
         "map_color.png", "map_labels.png", "map_pca.png", "query_a_lamp.png", "query_sofa.png",

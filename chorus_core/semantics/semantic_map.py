@@ -233,7 +233,7 @@ class SemanticMap:
 
 def _nothing(device: torch.device) -> MapSnapshot:
     none = torch.zeros(0, dtype=torch.int64, device=device)
-    return MapSnapshot(Gaussians.empty(device), none, none, 0.0)
+    return MapSnapshot(Gaussians.empty(device), none, none, 0)
 
 
 def check_limits(threshold: float, max_objects: int) -> tuple[float, int]:

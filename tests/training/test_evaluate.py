@@ -108,7 +108,7 @@ def labelled(points: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> 
         torch.full((n,), 0.9), torch.full((n, 3), 0.5),
     )  # fmt: skip
     features = torch.zeros(n, 4, dtype=torch.float16)
-    return LabelledMap(gaussians, features, torch.from_numpy(labels), torch.ones(n), Vocabulary(names), 0.0)
+    return LabelledMap(gaussians, features, torch.from_numpy(labels), torch.ones(n), Vocabulary(names), 0)
 
 
 def test_perfect_labels_in_another_order() -> None:
