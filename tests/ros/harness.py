@@ -38,8 +38,8 @@ from chorus_ros.player import (
 
 CAMERA = CameraIntrinsics(130.0, 130.0, 79.5, 59.5, 160, 120)
 FRAMES = 24
-# Two test runs on one machine do not hear each other. From 102 up, the ports of a domain are among those that Linux gives
-# to anybody (7400 + 250 x domain against 32768 to 60999): nodes then miss each other now and then.
+# Two test runs on one machine do not hear each other. From 102 up, the ports of a domain (7400 + 250 x domain) are
+# among those that Linux gives to anybody (32768 to 60999): nodes then miss each other now and then.
 DOMAIN = 1 + os.getpid() % 90
 ENVIRONMENT = os.environ | {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 PARAMETERS = {
