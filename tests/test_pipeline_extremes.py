@@ -12,6 +12,7 @@ import torch
 from chorus_core.config import Config, options, parse
 from chorus_core.frames import CameraIntrinsics, RgbdFrame
 from chorus_core.pipeline import Pipeline
+from chorus_core.stamps import SECOND
 
 LEAST = {o.name: o.ge for o in options(Config) if o.ge is not None}
 MOST = {o.name: o.le for o in options(Config) if o.le is not None}
@@ -20,7 +21,7 @@ MOST = {o.name: o.le for o in options(Config) if o.le is not None}
 def wall() -> RgbdFrame:
     color = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     depth = np.tile(np.linspace(1, 1.5, 64, dtype=np.float32), (48, 1))
-    return RgbdFrame(color, depth, CameraIntrinsics(60, 60, 32, 24, 64, 48), np.eye(4), 0.0)
+    return RgbdFrame(color, depth, CameraIntrinsics(60, 60, 32, 24, 64, 48), np.eye(4), 0)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def wall() -> RgbdFrame:
 def test_every_option_at_its_bound(extremes: dict[str, float], aside: dict[str, float]) -> None:
     pipeline = Pipeline(parse(Config, {"map.voxel_size": 0.05, **extremes, **aside}))
     for stamp in range(3):
-        pipeline.integrate(dataclasses.replace(wall(), stamp=float(stamp)))
+        pipeline.integrate(dataclasses.replace(wall(), stamp=stamp * SECOND))
     pipeline.encode_all()
     assert len(pipeline.labelled_map()) > 100
     assert pipeline.query("w").text == "w"  # of no more characters than the least allows
