@@ -11,6 +11,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from chorus_core.frames import RgbdFrame
+from chorus_core.stamps import seconds
 from chorus_ros.diagnostics import make_status
 from chorus_ros.pairing import Skew
 
@@ -47,8 +48,9 @@ class PairingMonitor:
         if skew is None or since is None or now - since < patience:
             return make_status(self.name, DiagnosticStatus.OK, f"{self._pairs} pairs of colour and depth", values)
         message = (
-            f"no frame has paired for {now - since:.0f} s: stamps of {skew.behind} lie {skew.nanoseconds * 1e-9:.3f} s "
-            f"behind those of {skew.ahead} at the nearest, sync.tolerance is {self._tolerance:g} s "
+            f"no frame has paired for {now - since:.0f} s: stamps of {skew.behind} lie "
+            f"{seconds(skew.nanoseconds):.3f} s behind those of {skew.ahead} at the nearest, "
+            f"sync.tolerance is {self._tolerance:g} s "
             "(images that arrive late need a larger sync.depth)"
         )
         return make_status(self.name, DiagnosticStatus.WARN, message, values)

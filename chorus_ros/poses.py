@@ -15,6 +15,7 @@ from rclpy.qos import QoSProfile
 from tf2_msgs.msg import TFMessage
 
 from chorus_core.io.transform_buffer import TransformBuffer, TransformError
+from chorus_core.stamps import seconds
 from chorus_ros import qos
 from chorus_ros.conversions import MessageError, matrix, matrix_from_text, nanoseconds
 from chorus_ros.drops import Reject
@@ -102,18 +103,18 @@ class BufferedPoses:
     def lookup(self, camera: str, stamp: int) -> np.ndarray | None:
         if not self._map:
             return None
-        camera, seconds = camera.removeprefix("/"), stamp * 1e-9
+        camera, when = camera.removeprefix("/"), seconds(stamp)
         try:
             if self._frames.source == "tf":
-                return self._buffer.lookup(self._map, camera, seconds)
+                return self._buffer.lookup(self._map, camera, when)
             base = self._base
-            map_from_base = self._buffer.lookup(self._map, _POSED + base, seconds)
-            return map_from_base @ self._base_from_camera(base, camera, seconds)
+            map_from_base = self._buffer.lookup(self._map, _POSED + base, when)
+            return map_from_base @ self._base_from_camera(base, camera, when)
         except TransformError as error:
             self._why = str(error)
             return None
 
-    def _base_from_camera(self, base: str, camera: str, seconds: float) -> np.ndarray:
+    def _base_from_camera(self, base: str, camera: str, when: float) -> np.ndarray:
         """How the camera sits on what the poses are of.
 
         - An unnamed base: by the parameter; without it, odometry is of the root of the camera's static transforms,
@@ -131,7 +132,7 @@ class BufferedPoses:
         if base == camera:
             return np.eye(4)
         try:
-            return self._buffer.lookup(base, camera, seconds)
+            return self._buffer.lookup(base, camera, when)
         except TransformError:
             if self._extrinsic is None:
                 raise
@@ -178,8 +179,8 @@ class BufferedPoses:
 
     def _set(self, header: Any, child: str, transform: Any, static: bool) -> None:
         try:
-            seconds = nanoseconds(header.stamp) * 1e-9
-            self._buffer.set_transform(header.frame_id, child, seconds, matrix(transform), static)
+            when = seconds(nanoseconds(header.stamp))
+            self._buffer.set_transform(header.frame_id, child, when, matrix(transform), static)
         except (MessageError, TransformError) as error:
             self._reject("bad_pose", error)
 

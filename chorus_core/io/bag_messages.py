@@ -49,7 +49,7 @@ def messages(
 def _decoded(raw: RawMessage, kind: str) -> Any:
     """A message, or the error that says why it is none: short or garbled bytes raise whatever comes first."""
     try:
-        with reading(f"{raw.topic} at {raw.log_time * 1e-9:.3f} s", SequenceError):
+        with reading(f"{raw.topic} at {seconds(raw.log_time):.3f} s", SequenceError):
             return _TYPES.deserialize_cdr(raw.data, kind)
     except SequenceError as error:
         return error

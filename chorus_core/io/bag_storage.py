@@ -16,6 +16,7 @@ from chorus_core.io.mcap_storage import MCAP_MAGIC, McapFile
 from chorus_core.io.sequence import SequenceError
 from chorus_core.io.sqlite_storage import SQLITE_MAGIC, SqliteFile
 from chorus_core.io.storage import Channel, ScratchFolder, Stored
+from chorus_core.stamps import seconds
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Bag:
                 try:
                     yield RawMessage(names[channel], log_time, _decompressed(data))
                 except zstandard.ZstdError as error:
-                    yield SequenceError(f"{self.path}: {names[channel]} at {log_time * 1e-9:.3f} s: {error}")
+                    yield SequenceError(f"{self.path}: {names[channel]} at {seconds(log_time):.3f} s: {error}")
 
     def _is_readable(self, channel: Channel) -> bool:
         known = self.topics.get(channel.topic)

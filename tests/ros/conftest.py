@@ -10,13 +10,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rclpy
 import torch
+from rclpy.node import Node
 
 sys.path.append(str(Path(__file__).parent))  # for harness, which pytest's importlib mode does not find
 
 from harness import CAMERA, FRAMES, Client, render
 
 from chorus_core.encoder import ChorusModel, ModelConfig, write_model
+
+
+@pytest.fixture
+def lone_node() -> Iterator[Node]:
+    """A node of nothing, in a context of its own that does not handle signals."""
+    context = rclpy.context.Context()
+    rclpy.init(context=context, domain_id=99)
+    node = rclpy.create_node("lone", context=context)
+    yield node
+    node.destroy_node()
+    context.try_shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import rclpy
 from rclpy.node import Node
 
 from chorus_ros.executor import PromptExecutor
@@ -18,14 +17,10 @@ from chorus_ros.stop_signals import StopSignals
 
 
 @pytest.fixture
-def node() -> Iterator[Node]:
+def node(lone_node: Node) -> Iterator[Node]:
+    """It, with the handlers of signals put back after the test."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    context = rclpy.context.Context()
-    rclpy.init(context=context, domain_id=99)
-    node = rclpy.create_node("spinning", context=context)
-    yield node
-    node.destroy_node()
-    context.try_shutdown()
+    yield lone_node
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -43,6 +43,15 @@ def colourless(store: ViewStore) -> ViewStore:
     return store
 
 
+def write_colourless_room(folder: Path, name: str) -> None:
+    """A room on disk, without the words for colours that the small bank lacks, too."""
+    stem = write_room(folder, name)
+    tree = json.loads(stem.with_suffix(".json").read_text())
+    for thing in tree["instances"]:
+        thing["color"] = ""
+    stem.with_suffix(".json").write_text(json.dumps(tree))
+
+
 def test_it_learns(colourless: ViewStore, bank: LanguageTargets, trained: torch.Tensor) -> None:
     trainer = make(bank, trained, 80)
     before = validate(trainer.average, colourless, bank, trained)
@@ -69,11 +78,7 @@ def test_a_seed_repeats_a_step(colourless: ViewStore, bank: LanguageTargets, tra
 
 def test_the_command_writes_a_teacher(bank: LanguageTargets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("train_0", "val_0"):
-        stem = write_room(tmp_path / "rooms", name)
-        tree = json.loads(stem.with_suffix(".json").read_text())
-        for thing in tree["instances"]:
-            thing["color"] = ""
-        stem.with_suffix(".json").write_text(json.dumps(tree))
+        write_colourless_room(tmp_path / "rooms", name)
     bank.save(tmp_path / "bank.npz")
     (tmp_path / "trained.json").write_text(json.dumps(CATEGORIES))
     monkeypatch.setattr(teach, "EmbeddedConfig", lambda: SMALL)
@@ -155,11 +160,7 @@ def test_late_blocks_are_tuned_and_kept_near(
 
 
 def test_the_command_goes_on_from_a_teacher(bank: LanguageTargets, lite: Path, tmp_path: Path) -> None:
-    stem = write_room(tmp_path / "rooms", "train_0")
-    tree = json.loads(stem.with_suffix(".json").read_text())
-    for thing in tree["instances"]:
-        thing["color"] = ""
-    stem.with_suffix(".json").write_text(json.dumps(tree))
+    write_colourless_room(tmp_path / "rooms", "train_0")
     bank.save(tmp_path / "bank.npz")
     (tmp_path / "trained.json").write_text(json.dumps(CATEGORIES))
     arguments = [
