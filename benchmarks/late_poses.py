@@ -125,7 +125,7 @@ def measure(rate: float, tf_rate: float, seconds: float, delay: float, lost: flo
         "TF late by (s)": delay,
         "TF lost for (s)": lost,
         "sent": sent,
-        "mapped": int(status.keyframes),
+        "mapped": int(status.integrated),
         "dropped": str(drops),
         "last said of poses": robot.said[-1] if robot.said else "",
     }

@@ -26,15 +26,14 @@ from chorus_core.io.bag_arguments import add_bag_arguments, bag_options
 from chorus_core.io.documents import parse_yaml
 from chorus_core.io.feature_file import save_features
 from chorus_core.io.gaussian_ply import load_origin
-from chorus_core.io.map_file import features_path, load_map
+from chorus_core.io.map_file import features_path, load_map, save_map
 from chorus_core.io.rgbd import BagOptions, open_sequence
 from chorus_core.io.scene import PointCloud, Scene, SceneError
-from chorus_core.mapping import MapSnapshot
 from chorus_core.pipeline import Pipeline, choose_device
 from chorus_core.recorded_map import check_map_path, map_recording
 from chorus_core.saved_map import open_saved_map
 from chorus_core.scene_rows import Choice, choose_rows
-from chorus_core.semantics.labelled_map import QueryResult
+from chorus_core.semantics.query import QueryResult
 
 
 def build_map(arguments: argparse.Namespace, config: Config) -> None:
@@ -81,12 +80,9 @@ def _write_map(out: Path, scene: Scene, arguments: argparse.Namespace, config: C
     pipeline = Pipeline(config)
     size = arguments.grid or pipeline.encoder.model.config.grid_size
     choice = _choose(scene, size, arguments, config)
-    gaussians = scene.content[choice.rows]
-    numbers = torch.arange(len(gaussians))
-    features = pipeline.describe(gaussians, size)
-    pipeline.semantics.update(MapSnapshot(gaussians, numbers, numbers, 0), numbers, features)
+    labelled = pipeline.label(scene.content[choice.rows], size)
     out.parent.mkdir(parents=True, exist_ok=True)
-    pipeline.save(out, scene.origin)
+    save_map(out, labelled, pipeline.model_reference, scene.origin)
     return choice
 
 
@@ -136,10 +132,10 @@ def _choose(scene: Scene, grid_size: float, arguments: argparse.Namespace, confi
 
 def query_map(arguments: argparse.Namespace, config: Config) -> None:
     """Ask a saved map."""
-    semantics = open_saved_map(arguments.path, config.semantics, arguments.model)
+    saved = open_saved_map(arguments.path, config.semantics, arguments.model)
     origin = load_origin(arguments.path)
     for text in arguments.text:
-        print_answer(semantics.query(text, arguments.negative, arguments.threshold, arguments.max_objects), origin)
+        print_answer(saved.query(text, arguments.negative, arguments.threshold, arguments.max_objects), origin)
 
 
 def show_info(arguments: argparse.Namespace, config: Config) -> None:

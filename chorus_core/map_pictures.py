@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from chorus_core.semantics.labelled_map import LabelledMap
-from chorus_core.semantics.semantic_map import SemanticMap
+from chorus_core.semantics.text_side import TextSide
 from chorus_core.visualize import (
     Painter,
     heat_colors,
@@ -23,13 +23,12 @@ from chorus_core.visualize import (
 )
 
 
-def draw_map(semantics: SemanticMap, queries: Sequence[str], out: Path) -> list[Path]:
+def draw_map(labelled: LabelledMap, text: TextSide, queries: Sequence[str], out: Path) -> list[Path]:
     """Draw a map from above: ``map_color.png``, ``map_labels.png``, ``map_pca.png``, ``query_<text>.png`` each.
 
     Returns:
         The pictures written.
     """
-    labelled = semantics.current
     view, shown = overview(labelled.gaussians)
     colors = labelled.gaussians.colors[shown]
     painter = Painter(labelled.gaussians[shown], view)
@@ -41,8 +40,8 @@ def draw_map(semantics: SemanticMap, queries: Sequence[str], out: Path) -> list[
         ),
     }
     for text_query in tqdm(queries, desc="pictures", disable=None):
-        _, scores = semantics.relevancy(text_query)
-        heat = heat_colors(scores[shown], colors, semantics.text.threshold)
+        scores = text.relevancy(labelled.features, text_query) * (labelled.labels >= 0)
+        heat = heat_colors(scores[shown], colors, text.threshold)
         name = re.sub(r"[^a-z0-9]+", "_", text_query.lower()).strip("_")[:40] or "query"
         pictures[f"query_{name}"] = with_title(painter.paint(heat), f'"{text_query}"')
     paths = []

@@ -25,11 +25,12 @@ from chorus_core.encoder.inputs import grid_origin
 from chorus_core.encoder.smoothing import smooth
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
-from chorus_core.io.map_file import ModelReference, save_bare_map, save_map
-from chorus_core.mapping import FrameGate, GaussianMap, IntegrateReport, MapSnapshot
+from chorus_core.io.map_file import ModelReference, load_map_state, save_bare_map, save_map
+from chorus_core.mapping import Cursor, FrameGate, GaussianMap, IntegrateReport, MapSnapshot
 from chorus_core.region import Region, RegionScheduler
-from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
+from chorus_core.semantics.labelled_map import LabelledMap
 from chorus_core.semantics.objects import SceneObject
+from chorus_core.semantics.query import QueryResult
 from chorus_core.semantics.semantic_map import SemanticMap
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary, load_vocabulary
@@ -53,21 +54,25 @@ class PipelineStatus:
     """How the pipeline is doing.
 
     Attributes:
+        map_id: UUID of the map.
         gaussians: in the map.
+        objects: in it, as of the last step.
         frames: integrated.
         held: frames held back from the map, by cause: pose_jump, against_map, depth_scale, still.
         encodes: steps done.
         encode_failures: steps that failed.
         last_error: why the last step failed; empty where it did not.
         evicted: Gaussians given up, or not taken up, for want of room.
-        encoded: share of the labelled map's Gaussians that have features, in [0, 1].
-        last_encode_stamp: of the last frame in the labelled map, nanoseconds.
+        encoded: share of the Gaussians handed out that had features after the last step, in [0, 1].
+        last_encode_stamp: of the last frame that a step saw, nanoseconds.
         last_encode_seconds: what the last step took.
         stage_ms: p50 and p99 of each stage's last calls, milliseconds.
         ended: why the background thread ended by itself, after which nothing is encoded; empty where it did not.
     """
 
+    map_id: str
     gaussians: int
+    objects: int
     frames: int
     held: dict[str, int]
     encodes: int
@@ -97,8 +102,8 @@ def choose_device(name: str) -> torch.device:
 class Pipeline:
     """Map, encoder and semantics of one robot.
 
-    ``integrate`` and the encoding step exclude each other only while the map is copied; queries wait for no lock of
-    either. On a GPU all three share the device's default stream.
+    ``integrate`` and the encoding step exclude each other only while what is to be encoded is copied and while its
+    features are written; a query, only while it picks its matches. On a GPU all three share the default stream.
 
     Raises (at construction):
         ConfigError: ``encoder.memory_gib`` is less than the model takes.
@@ -117,11 +122,10 @@ class Pipeline:
         self._check_memory()
         text = TextSide.of(self.encoder)
         vocabulary = load_vocabulary(self.config.semantics.vocabulary)
-        self.map = GaussianMap(self.config.map, self.device)
+        self.map = GaussianMap(self.config.map, self.device, text.dim)
         self._gate = FrameGate(self.config.gate)
-        self.semantics = SemanticMap(text, vocabulary, self.config.semantics, self.device)
-        self._scheduler = RegionScheduler(self.config.encoder)
-        self._map_lock = threading.Lock()
+        self.semantics = SemanticMap(self.map, text, vocabulary, self.config.semantics)
+        self._scheduler, self._encoded = RegionScheduler(self.config.encoder), Cursor()
         self._encode_lock = threading.Lock()
         self._begin_counting()
         self._stopping = threading.Event()
@@ -140,7 +144,7 @@ class Pipeline:
 
     def integrate(self, frame: RgbdFrame) -> IntegrateReport:
         """Fuse a frame into the map, unless the gate holds it back: the report says why then, and it is counted."""
-        with self._map_lock, self._timed("integrate"):
+        with self.map.lock, self._timed("integrate"):
             if cause := self._gate.judge(frame, self.map):
                 return IntegrateReport(0, 0, 0, 0, 0, 0, held=cause)
             report = self.map.integrate(frame)
@@ -169,24 +173,45 @@ class Pipeline:
 
     def _encode_next(self, least: int) -> EncodeReport | None:
         began = time.perf_counter()
-        with self._map_lock:
-            if len(self.map) < least:
-                return None
-            # Noted before the copy, which may fail for want of memory: changes are not forgotten then.
-            self._scheduler.add(self.map.block_centers(self.map.take_dirty()), self.map.block_edge)
-            if not self._scheduler.pending:
-                return None
-            with self._timed("snapshot"):
-                snapshot = self.map.export()
-        region = self._scheduler.next(snapshot.gaussians.means)
-        if region is None:
-            return None
+        while True:
+            with self.map.lock:
+                total = len(self.map)
+                if total < least:
+                    return None
+                self._note_changes()
+                with self._timed("snapshot"):
+                    region = self._scheduler.next(total, lambda box: self.map.count_in(self.map.blocks_within(box)))
+                    if region is None:
+                        return None
+                    context = self._copy(region)
+            owned = region.owns(context.gaussians.means)
+            if bool(owned.any()):
+                break
         try:
-            self._encode_region(snapshot, region)
+            self._encode_region(context, region, owned)
         except Exception:
             self._scheduler.put_back(region)
             raise
-        return EncodeReport(region.owned_indices.numel(), len(snapshot.gaussians), time.perf_counter() - began)
+        return EncodeReport(int(owned.sum()), total, time.perf_counter() - began)
+
+    def _note_changes(self) -> None:
+        """Tell the scheduler which blocks have another geometry since it was told last."""
+        changes = self.map.changes_since(self._encoded, "geometry")
+        emptied = self.map.store.find_blocks(changes.removed)  # by carving; those evicted are no more
+        blocks = torch.cat((changes.blocks, emptied[emptied >= 0]))
+        self._scheduler.add(self.map.store.block_centers(blocks), self.map.store.block_edge)
+        self._encoded = changes.cursor
+
+    def _copy(self, region: Region) -> MapSnapshot:
+        """What the encoder reads for a region."""
+        try:
+            if region.read is None:
+                return self.map.export()
+            part = self.map.export_blocks(self.map.blocks_within(region.read))
+            return part[region.reads(part.gaussians.means)]
+        except Exception:  # for want of memory
+            self._scheduler.put_back(region)
+            raise
 
     def describe(
         self, gaussians: Gaussians, grid_size: float | None = None, asked: torch.Tensor | None = None
@@ -212,19 +237,30 @@ class Pipeline:
         means = gaussians.means if asked is None else gaussians.means[asked]
         return smooth(features, means, size, options.smoothing)
 
+    def label(self, gaussians: Gaussians, grid_size: float | None = None) -> LabelledMap:
+        """A scene that no robot mapped, encoded, labelled and with its objects; the map stays as it is.
+
+        Args:
+            gaussians: N of them; several may share a voxel.
+            grid_size: see :meth:`describe`.
+        """
+        gaussians = gaussians.to(self.device)
+        features = self.describe(gaussians, grid_size).to(self.device, torch.float16)
+        return self.semantics.label(gaussians, features)
+
     @property
     def _grid_size(self) -> float:
         return max(self.config.map.voxel_size, self.encoder.model.config.grid_size)
 
-    def _encode_region(self, snapshot: MapSnapshot, region: Region) -> None:
+    def _encode_region(self, context: MapSnapshot, region: Region, owned: torch.Tensor) -> None:
         with self._timed("encode"):
-            context = snapshot.gaussians[region.context]
             # Smoothing reads neighbours that are not owned; what is farther off is read by the encoder alone.
-            asked = region.near(context.means, (self.config.encoder.smoothing + 1) * self._grid_size)
-            features = self.describe(context, asked=asked)
+            asked = region.owns(context.gaussians.means, (self.config.encoder.smoothing + 1) * self._grid_size)
+            features = self.describe(context.gaussians, asked=asked)
         with self._timed("label"):
-            owned = region.owned[asked].to(features.device)
-            self.semantics.update(snapshot, region.owned_indices, features[owned])
+            self.semantics.update(context[owned], features[owned[asked].to(features.device)])
+        with self._timed("objects"):
+            self.semantics.follow()
 
     def encode_all(self) -> None:
         """Encode until nothing is left that changed, however small the map is."""
@@ -260,26 +296,28 @@ class Pipeline:
             return self.semantics.query(text, negatives, threshold, max_objects)
 
     def labelled_map(self) -> LabelledMap:
-        """The map as of the last encode."""
-        return self.semantics.current
+        """A copy of the map with its meaning."""
+        return self.semantics.labelled()
 
     def objects(self) -> list[SceneObject]:
-        """Things in the map as of the last encode."""
-        return self.semantics.objects()[1]
+        """Things in the map, the largest first."""
+        with self.semantics.rows() as rows:
+            return rows.objects
 
     def status(self) -> PipelineStatus:
-        current = self.semantics.current
         times = {stage: list(taken) for stage, taken in list(self._times.items())}  # copies: other threads append
         return PipelineStatus(
+            map_id=self.map.map_id,
             gaussians=len(self.map),
+            objects=self.semantics.object_count,
             frames=self.map.frames,
             held=dict(self._gate.held),
             encodes=self._encodes,
             encode_failures=self._failures,
             last_error=self._last_error,
             evicted=self._evicted,
-            encoded=current.encoded,
-            last_encode_stamp=current.stamp,
+            encoded=self.semantics.encoded,
+            last_encode_stamp=self.semantics.stamp,
             last_encode_seconds=times["encode"][-1] / 1e3 if times.get("encode") else 0.0,
             stage_ms={
                 stage: tuple(float(p) for p in np.percentile(taken, (50, 99)))
@@ -306,18 +344,42 @@ class Pipeline:
             ValueError: the map is empty.
             OSError: the disk is full, or the like; it names the file.
         """
-        current, _, instances = self.semantics.objects()
-        if len(current) == 0:
-            with self._map_lock:
-                gaussians = self.map.export().gaussians.to("cpu")
-            if len(gaussians) == 0:
-                raise ValueError("the map is empty: nothing is saved")
-            return save_bare_map(path, gaussians, origin)
+        with self.semantics.rows(), self.map.lock:  # both of the same moment
+            labelled, state = self.semantics.labelled(), self.map.state(self._encoded)
+        if len(labelled) == 0:
+            raise ValueError("the map is empty: nothing is saved")
+        if labelled.encoded == 0:
+            return save_bare_map(path, labelled.gaussians.to("cpu"), origin)
+        return save_map(path, labelled, self.model_reference, origin, state)
+
+    def load(self, path: str | Path) -> None:
+        """Go on with a saved map in place of this one: its Gaussians, features, objects and their numbers.
+
+        Features of another model are made anew by the steps to come; labels are of the vocabulary in use.
+
+        Raises:
+            MapFileError: a part of the map is missing or damaged, or it was saved without what it takes to go on.
+            MapStateError: it was made with another voxel size, or holds more than ``map.max_gaussians``.
+            OSError: there is no such ``.ply``, or it is not readable.
+        """
+        labelled, made_by, state = load_map_state(path)
+        with self._encode_lock, self.map.lock:
+            encoded = self.map.restore(state)
+            self._gate = FrameGate(self.config.gate)
+            self._scheduler, self._encoded = RegionScheduler(self.config.encoder), encoded
+            self._begin_counting()
+            if not made_by.made_the_same(self.model_reference):
+                logger.warning("%s was encoded by %s: it is encoded again", path, made_by.name)
+                self.map.forget_meaning()
+        self.semantics.adopt(labelled, state.slots[: state.handed_out])
+
+    @property
+    def model_reference(self) -> ModelReference:
+        """Which model makes the features."""
         checkpoint = Path(self.config.encoder.checkpoint)
         name = str(checkpoint.resolve()) if checkpoint.exists() else str(checkpoint)
         unit = self.semantics.text.head not in self.encoder.model.config.raw_heads
-        model = ModelReference(name, self.encoder.description.get("sha256", ""), unit)
-        return save_map(path, current, instances, model, origin)
+        return ModelReference(name, self.encoder.description.get("sha256", ""), unit)
 
     def reconfigure(self, config: Config) -> None:
         """Go on with other values of the options that are dynamic; queries and frames to come follow them.
@@ -328,19 +390,20 @@ class Pipeline:
         fixed = [option.name for option in changes(self.config, config) if not option.dynamic]
         if fixed:
             raise ConfigError(f"{', '.join(fixed)}: expected to stay as at the start")
-        with self._map_lock:
+        with self.map.lock:
+            if config.map != self.config.map:
+                self.map.reconfigure(config.map)
             self.config = config
-            self.map.config = config.map
         if config.semantics != self.semantics.config:
             self.semantics.reconfigure(config.semantics)
 
     def reset(self) -> None:
         """Forget the map and its meaning, and count from zero; keep model, vocabulary and settings."""
-        with self._encode_lock, self._map_lock:
-            self.map = GaussianMap(self.config.map, self.device)
+        with self._encode_lock, self.map.lock:
+            self.map.clear()
             self._gate = FrameGate(self.config.gate)
-            self.semantics.clear()
-            self._scheduler = RegionScheduler(self.config.encoder)
+            self.semantics.forget()
+            self._scheduler, self._encoded = RegionScheduler(self.config.encoder), Cursor()
             self._begin_counting()
 
     def start(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +34,8 @@ class Change:
     low: tuple[float, float]
     high: tuple[float, float]
 
-    def with_(self, other: Change | None) -> Change:
-        """Both. Not the sum of blocks: one in view changes with every frame, and is no more worth for that."""
+    def merged(self, other: Change | None) -> Change:
+        """Union. Keep the larger block count: a block in view changes in every frame and would count each time."""
         if other is None:
             return self
         low = (min(self.low[0], other.low[0]), min(self.low[1], other.low[1]))
@@ -42,37 +43,39 @@ class Change:
         return Change(max(self.blocks, other.blocks), low, high)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Region:
-    """Gaussians to encode: those whose features are wanted, and their surroundings.
+    """What to encode: a rectangle in plan whose features are wanted, and what is read around it.
 
     Attributes:
-        context: indices into the snapshot [M].
-        owned: which of these are wanted, bool [M].
         changes: the columns it covers and what had changed there.
-        box: lower and upper corner of what is owned in plan, metres [2, 2]; None where that is everything.
+        owned: lower and upper corner of what features are wanted of, metres float32 [2, 2]; None for the whole map.
+        read: the same of what the encoder reads; None for the whole map.
     """
 
-    context: Tensor
-    owned: Tensor
     changes: dict[tuple[int, int], Change]
-    box: Tensor | None = None
+    owned: Tensor | None = None
+    read: Tensor | None = None
 
-    def near(self, means: Tensor, margin: float) -> Tensor:
-        """Which of the context is owned or that close to it in plan, bool [M].
+    def owns(self, means: Tensor, margin: float = 0.0) -> Tensor:
+        """Which points [M, 3] lie in what is wanted, or so many metres around it in plan, bool [M]."""
+        return _within(self.owned, means, margin)
 
-        Args:
-            means: of the context, metres [M, 3].
-            margin: metres.
-        """
-        if self.box is None:
-            return self.owned
-        plane = means[:, :2]
-        return ((plane >= self.box[0] - margin) & (plane <= self.box[1] + margin)).all(dim=1)
+    def reads(self, means: Tensor) -> Tensor:
+        """Which points [M, 3] lie in what is read, bool [M]."""
+        return _within(self.read, means, 0.0)
 
-    @property
-    def owned_indices(self) -> Tensor:
-        return self.context[self.owned]
+
+def _within(box: Tensor | None, means: Tensor, margin: float) -> Tensor:
+    if box is None:
+        return torch.ones(len(means), dtype=torch.bool, device=means.device)
+    low, high = box.to(means.device)
+    plane = means[:, :2]
+    return ((plane >= low - margin) & (plane <= high + margin)).all(dim=1)
+
+
+Count = Callable[[Tensor], int]
+"""How many Gaussians lie within two corners in plan, metres [2, 2]; a few more beside it may be counted, too."""
 
 
 class RegionScheduler:
@@ -113,41 +116,38 @@ class RegionScheduler:
         counts = torch.bincount(place, minlength=len(keys)).tolist()
         for name, count, least, most in zip(names, counts, low, high, strict=True):
             change = Change(count, tuple(least), tuple(most))
-            self._changes[tuple(name)] = change.with_(self._changes.get(tuple(name)))
+            self._changes[tuple(name)] = change.merged(self._changes.get(tuple(name)))
 
-    def next(self, means: Tensor) -> Region | None:
-        """The next region of a snapshot, or None where nothing changed that is still there.
+    def next(self, total: int, count: Count) -> Region | None:
+        """The next region of the map, or None where nothing changed.
 
         Args:
-            means: of the whole snapshot, metres [N, 3].
+            total: Gaussians in the map.
+            count: how many are in a rectangle in plan.
         """
-        if not self._changes or means.shape[0] == 0:
+        if not self._changes or total == 0:
             return None
-        if means.shape[0] <= self._config.max_gaussians:
-            everything = torch.arange(means.shape[0], device=means.device)
-            region = Region(everything, torch.ones_like(everything, dtype=torch.bool), self._changes)
+        if total <= self._config.max_gaussians:
+            region = Region(self._changes)
             self._changes = {}
             return region
         self._turn += 1
-        while self._changes:
-            changes = self._grown(max(self._changes, key=self._urgency), means)
-            region = self._region(changes, means)
-            for column in changes:
-                del self._changes[column]
-                self._served[column] = self._turn
-            if bool(region.owned.any()):
-                return region
-        return None
+        changes = self._grown(max(self._changes, key=self._urgency), count)
+        region = self._region(changes, count)
+        for column in changes:
+            del self._changes[column]
+            self._served[column] = self._turn
+        return region
 
     def put_back(self, region: Region) -> None:
         """Remember a region whose encoding failed, so that it is tried again."""
         for column, change in region.changes.items():
-            self._changes[column] = change.with_(self._changes.get(column))
+            self._changes[column] = change.merged(self._changes.get(column))
 
     def _urgency(self, column: tuple[int, int]) -> int:
         return self._changes[column].blocks * (self._turn - self._served.get(column, 0)) ** 2
 
-    def _grown(self, column: tuple[int, int], means: Tensor) -> dict[tuple[int, int], Change]:
+    def _grown(self, column: tuple[int, int], count: Count) -> dict[tuple[int, int], Change]:
         """A column with those changed ones beside it that take less room together than apart, and fit one pass."""
         changes = {column: self._changes[column]}
         for dx, dy in _AROUND:
@@ -158,7 +158,7 @@ class RegionScheduler:
             joined = changes | alone
             if self._area(joined) > self._area(changes) + self._area(alone):
                 continue
-            if int(self._inside(joined, means, self._config.halo).sum()) <= self._config.max_gaussians:
+            if count(self._around(joined, self._config.halo)) <= self._config.max_gaussians:
                 changes = joined
         return changes
 
@@ -168,28 +168,23 @@ class RegionScheduler:
         around = 2 * (self._margin + self._config.halo)
         return (right - left + around) * (back - front + around)
 
-    def _region(self, changes: dict[tuple[int, int], Change], means: Tensor) -> Region:
+    def _region(self, changes: dict[tuple[int, int], Change], count: Count) -> Region:
         # A small piece of floor alone is no floor to an encoder that was trained on rooms.
         halo = self._config.halo
-        inside = self._inside(changes, means, halo)
-        while int(inside.sum()) < self._config.min_context and halo < _TILE:
+        while count(self._around(changes, halo)) < self._config.min_context and halo < _TILE:
             halo += _WIDER
-            inside = self._inside(changes, means, halo)
-        context = inside.nonzero().squeeze(1)
-        owned = self._inside(changes, means[context], 0.0)
-        low, high = means.new_tensor(_box(changes))
-        return Region(context, owned, changes, torch.stack((low - self._margin, high + self._margin)))
+        return Region(changes, self._around(changes, 0.0), self._around(changes, halo))
 
     @property
     def _margin(self) -> float:
         """Metres around changes in which features are made anew."""
         return _MARGIN * self._config.halo + _ROUNDING
 
-    def _inside(self, changes: dict[tuple[int, int], Change], means: Tensor, halo: float) -> Tensor:
-        """Which Gaussians are encoded for some changes, or lie so many metres around, bool [N]."""
-        low, high = means.new_tensor(_box(changes))
-        plane, around = means[:, :2], self._margin + halo
-        return ((plane >= low - around) & (plane <= high + around)).all(dim=1)
+    def _around(self, changes: dict[tuple[int, int], Change], halo: float) -> Tensor:
+        """Corners of what is encoded for some changes, and so many metres around it [2, 2]."""
+        low, high = torch.tensor(_box(changes))
+        around = self._margin + halo
+        return torch.stack((low - around, high + around))
 
 
 def _box(changes: dict[tuple[int, int], Change]) -> tuple[tuple[float, ...], tuple[float, ...]]:

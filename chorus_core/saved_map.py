@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from chorus_core.config import SemanticsConfig
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.io.map_file import MapFileError, load_map
-from chorus_core.semantics.semantic_map import SemanticMap
+from chorus_core.semantics.labelled_map import LabelledMap
+from chorus_core.semantics.query import QueryResult, answer_query
 from chorus_core.semantics.text_side import TextSide
 
 
-def open_saved_map(path: str | Path, config: SemanticsConfig | None = None, model: str = "") -> SemanticMap:
+@dataclass(frozen=True)
+class SavedMap:
+    """A labelled map and the text side of the model that made its features."""
+
+    labelled: LabelledMap
+    text: TextSide
+    config: SemanticsConfig
+
+    def query(
+        self, text: str, negatives: Sequence[str] = (), threshold: float = 0.0, max_objects: int = 0
+    ) -> QueryResult:
+        """Where the map agrees with a text; see :func:`chorus_core.semantics.query.answer_query`."""
+        return answer_query(self.labelled, self.text, self.config, text, negatives, threshold, max_objects)
+
+
+def open_saved_map(path: str | Path, config: SemanticsConfig | None = None, model: str = "") -> SavedMap:
     """The map at ``path`` with the text side of the model that made its features.
 
     Args:
@@ -38,6 +54,4 @@ def open_saved_map(path: str | Path, config: SemanticsConfig | None = None, mode
             f"{path} has features of width {labelled.features.shape[1]}, the texts of {model or made_by.name} have "
             f"{text.dim}: encode the map again, or name the model that made it"
         )
-    semantics = SemanticMap(text, labelled.vocabulary, config or SemanticsConfig(), torch.device("cpu"))
-    semantics.restore(labelled)
-    return semantics
+    return SavedMap(labelled, text, config or SemanticsConfig())

@@ -277,17 +277,19 @@ def label_info_message(header: Header, labels: Sequence[str], colors: np.ndarray
     return LabelInfo(header=header, ids=list(range(len(labels))), names=list(labels), colors=rgba)
 
 
-def object_message(header: Header, number: int, item: Any) -> Object3D:
+def object_message(header: Header, item: Any) -> Object3D:
     """One :class:`chorus_core.semantics.objects.SceneObject`."""
     return Object3D(
         header=header,
-        id=number,
+        id=item.id,
         label=item.label,
         score=float(item.score),
         centroid=_point(item.centroid),
         pose=_box_pose(item),
         size=_vector(item.box_size),
         gaussians=int(item.count),
+        first_seen=time_message(item.first_seen),
+        last_seen=time_message(item.last_seen),
     )
 
 
@@ -300,11 +302,11 @@ def marker_messages(header: Header, objects: Sequence[Any], colors: Sequence[Seq
         colors: RGB in [0, 255] of each object.
     """
     markers = [Marker(header=header, action=Marker.DELETEALL)]
-    for number, (item, color) in enumerate(zip(objects, colors, strict=True)):
+    for item, color in zip(objects, colors, strict=True):
         r, g, b = (float(c) / 255 for c in color)
-        box = Marker(header=header, ns="boxes", id=number, type=Marker.CUBE, action=Marker.ADD)
+        box = Marker(header=header, ns="boxes", id=item.id, type=Marker.CUBE, action=Marker.ADD)
         box.pose, box.scale, box.color = _box_pose(item), _vector(item.box_size), ColorRGBA(r=r, g=g, b=b, a=0.35)
-        name = Marker(header=header, ns="names", id=number, type=Marker.TEXT_VIEW_FACING, action=Marker.ADD)
+        name = Marker(header=header, ns="names", id=item.id, type=Marker.TEXT_VIEW_FACING, action=Marker.ADD)
         name.text = item.label
         name.pose.position = _point(item.box_center)
         name.pose.position.z += float(item.box_size[2]) / 2 + 0.08  # above the box: boxes are upright

@@ -187,11 +187,12 @@ def run(
         rclpy.shutdown()
     show(answers)
     map_path = move_map(saved.message, out / "map.ply")
-    pictures = draw_map(open_saved_map(map_path), queries, out)
+    shown = open_saved_map(map_path)
+    pictures = draw_map(shown.labelled, shown.text, queries, out)
     summary = {
         "sequence": sequence.name,
         "frames": status.frames,
-        "frames_integrated": status.keyframes,
+        "frames_integrated": status.integrated,
         "gaussians": status.gaussians,
         "encodes": status.encodes,
         "dropped": dict(zip(status.drop_causes, (int(c) for c in status.drop_counts), strict=True)),

@@ -43,7 +43,7 @@ class FrameIntegrator:
         self._lock = threading.Lock()
         self.frames = 0
         """Frames that came complete."""
-        self.keyframes = 0
+        self.integrated = 0
         """Frames of those whose view is in the map: fused, or of a standstill that shows nothing new."""
         self.monitor = StreamMonitor("frames")
         self.depth_monitor = DepthMonitor()
@@ -61,7 +61,7 @@ class FrameIntegrator:
             if held in WHY:
                 self._reject(held, HeldBackError(WHY[held]))
             else:
-                self.keyframes += 1
+                self.integrated += 1
 
     def _fuse(self, messages: CameraFrame) -> str:
         """Why the frame was held back from the map; empty where it is in it."""
@@ -79,4 +79,4 @@ class FrameIntegrator:
 
     def restart(self) -> None:
         """Count from zero; call it between frames."""
-        self.frames = self.keyframes = 0
+        self.frames = self.integrated = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +12,9 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
-from chorus_core.pipeline import LabelledMap, Pipeline, QueryResult
+from chorus_core.pipeline import Pipeline, QueryResult
+from chorus_core.semantics.object_tracker import NO_OBJECT
+from chorus_core.semantics.semantic_map import Version
 from chorus_ros import conversions, qos
 from chorus_ros.node_config import PublishConfig
 
@@ -43,9 +44,8 @@ class MapPublisher:
         self._query_out = latched(PointCloud2, "query_cloud")
         self._objects_out = latched(MarkerArray, "objects")
         self._labels_out = latched(LabelInfo, "labels")
-        # What was published last; weak, because a map that was replaced is large.
-        self._cloud_shown: weakref.ref[LabelledMap] | None = None
-        self._objects_shown: weakref.ref[LabelledMap] | None = None
+        self._cloud_shown: Version | None = None
+        self._objects_shown: Version | None = None
         self.publish_labels()
 
     # ---- labels ----
@@ -86,39 +86,40 @@ class MapPublisher:
 
     def publish_cloud(self) -> int:
         """The whole map with its labels; how many points."""
-        labelled, _, instances = self._pipeline.semantics.objects()
-        labels = labelled.labels.cpu().numpy()  # [N]
-        if self._color == "label":
-            palette = np.vstack([labelled.vocabulary.colors, np.full((1, 3), 128, np.uint8)])  # -1: grey
-            colors = palette[labels]  # [N, 3]
-        else:
-            colors = (labelled.gaussians.colors.clamp(0, 1) * 255).round().byte().cpu().numpy()  # [N, 3]
-        self._cloud_out.publish(
-            conversions.cloud_message(
-                self._header(labelled.stamp),
-                labelled.gaussians.means.cpu().numpy(),
+        with self._pipeline.semantics.rows() as rows:
+            mirror, slots = rows.mirror, rows.mirror.handed_out
+            labels = mirror.labels[slots]  # [N]
+            if self._color == "label":
+                palette = np.vstack([rows.vocabulary.colors, np.full((1, 3), 128, np.uint8)])  # -1: grey
+                colors = palette[labels]  # [N, 3]
+            else:
+                colors = mirror.colors[slots]  # [N, 3]
+            numbers = rows.tracker.object_of(slots, mirror.births[slots])
+            cloud = conversions.cloud_message(
+                self._header(mirror.stamp),
+                mirror.means[slots],
                 colors,
                 labels,
-                instances,
-                labelled.confidence.cpu().numpy(),
+                np.where(numbers == NO_OBJECT, conversions.NO_INSTANCE, numbers),
+                mirror.confidence[slots],
             )
-        )
-        self._cloud_shown = weakref.ref(labelled)
-        return len(labels)
+        self._cloud_out.publish(cloud)
+        self._cloud_shown = rows.version
+        return len(slots)
 
     def report_objects(self) -> None:
         """Publish the objects, if somebody listens and they are not those shown last."""
         if self._objects_out.get_subscription_count() > 0 and self._is_news(self._objects_shown):
-            labelled, objects, _ = self._pipeline.semantics.objects()
-            color_of = dict(zip(labelled.vocabulary.labels, labelled.vocabulary.colors.tolist(), strict=True))
+            with self._pipeline.semantics.rows() as rows:
+                header, objects = self._header(rows.mirror.stamp), rows.objects
+            color_of = dict(zip(rows.vocabulary.labels, rows.vocabulary.colors.tolist(), strict=True))
             colors = [color_of[item.label] for item in objects]
-            self._objects_out.publish(conversions.marker_messages(self._header(labelled.stamp), objects, colors))
-            self._objects_shown = weakref.ref(labelled)
+            self._objects_out.publish(conversions.marker_messages(header, objects, colors))
+            self._objects_shown = rows.version
 
-    def _is_news(self, shown: weakref.ref[LabelledMap] | None) -> bool:
-        """Whether there is a map in a frame that was not shown: a new one is made whenever anything in it changes."""
-        current = self._pipeline.semantics.current
-        return bool(self._header(current.stamp).frame_id) and (shown is None or shown() is not current)
+    def _is_news(self, shown: Version | None) -> bool:
+        """Whether there is a map in a frame that was not shown as it is now."""
+        return bool(self._header(0).frame_id) and shown != self._pipeline.semantics.version
 
     # ---- answers ----
 

@@ -91,8 +91,9 @@ class MapServices:
         )
         header = self._header(result.map_stamp)
         response.text = result.text
-        response.objects = [conversions.object_message(header, i, item) for i, item in enumerate(result.objects)]
+        response.objects = [conversions.object_message(header, item) for item in result.objects]
         response.points = self._publisher.answer_cloud(result)
+        response.map_id = result.map_id
         response.map_stamp = header.stamp
         response.seconds = result.seconds
 

@@ -302,7 +302,7 @@ def write_map(folder: Path) -> None:
         Vocabulary(("a", "b")),
         1.0,
     )
-    save_map(folder / "map.ply", labelled, np.zeros(60, np.int32), ModelReference("chorus_mini", "0" * 64))
+    save_map(folder / "map.ply", labelled, ModelReference("chorus_mini", "0" * 64))
 
 
 def read_map(folder: Path) -> None:

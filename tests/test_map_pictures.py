@@ -8,12 +8,10 @@ import cv2
 import numpy as np
 import torch
 
-from chorus_core.config import SemanticsConfig
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.gaussians import Gaussians
 from chorus_core.map_pictures import draw_map
 from chorus_core.semantics.labelled_map import LabelledMap
-from chorus_core.semantics.semantic_map import SemanticMap
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary
 
@@ -29,9 +27,8 @@ def test_a_picture_each(tmp_path: Path) -> None:
         torch.rand(400, 3, generator=rng),
     )  # fmt: skip
     features = text.embed_labels(vocabulary)[labels.clamp(min=0)].half()
-    semantics = SemanticMap(text, vocabulary, SemanticsConfig(), torch.device("cpu"))
-    semantics.restore(LabelledMap(gaussians, features, labels, torch.ones(400), vocabulary, 0))
-    paths = draw_map(semantics, ("a lamp!", "sofa"), tmp_path)
+    labelled = LabelledMap(gaussians, features, labels, torch.ones(400), vocabulary, 0)
+    paths = draw_map(labelled, text, ("a lamp!", "sofa"), tmp_path)
     assert [p.name for p in paths] == [
         "map_color.png", "map_labels.png", "map_pca.png", "query_a_lamp.png", "query_sofa.png",
     ]  # fmt: skip

@@ -132,7 +132,7 @@ def evaluate_sequence(a: argparse.Namespace) -> dict[str, Any]:
     order = [int(i) for i in np.argsort(-counts, kind="stable")[:20] if counts[i]]
     report["labels"] = {labelled.vocabulary.labels[i]: int(counts[i]) for i in order}
     report["stage_ms"] = pipeline.status().stage_ms
-    draw_map(pipeline.semantics, a.query, a.out)
+    draw_map(pipeline.labelled_map(), pipeline.semantics.text, a.query, a.out)
     if a.second_opinion:
         teacher = load_teacher(a.second_opinion, choose_device(a.device))
         opinion = ask_teacher(pipeline, (sequence[i] for i in range(0, len(sequence), a.opinion_every)), teacher)

@@ -1,6 +1,8 @@
-"""Mapping: from posed RGB-D frames to a bounded map of 3D Gaussians."""
+"""Mapping: from posed RGB-D frames to a bounded map of 3D Gaussians that tells its readers what changed."""
 
 from chorus_core.mapping.frame_gate import FrameGate
 from chorus_core.mapping.gaussian_map import GaussianMap, IntegrateReport, MapSnapshot
+from chorus_core.mapping.mirror import MapMirror
+from chorus_core.mapping.revisions import Changes, Cursor
 
-__all__ = ["FrameGate", "GaussianMap", "IntegrateReport", "MapSnapshot"]
+__all__ = ["Changes", "Cursor", "FrameGate", "GaussianMap", "IntegrateReport", "MapMirror", "MapSnapshot"]

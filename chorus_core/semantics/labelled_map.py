@@ -1,7 +1,8 @@
-"""The map with its meaning as of one moment, and the answer to a question about it."""
+"""The map with its meaning as of one moment: what files hold, pictures show, and figures are computed from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,12 +10,13 @@ from torch import Tensor
 
 from chorus_core.gaussians import Gaussians
 from chorus_core.semantics.objects import SceneObject
+from chorus_core.semantics.query import Matches
 from chorus_core.semantics.vocabulary import Vocabulary
 
 
 @dataclass
 class LabelledMap:
-    """A map with its meaning as of one encode.
+    """A copy of a map with its meaning, which never changes.
 
     Attributes:
         gaussians: N Gaussians, world frame.
@@ -23,6 +25,10 @@ class LabelledMap:
         confidence: of the label, in [0, 1] [N].
         vocabulary: what the labels name.
         stamp: of the last frame in it, nanoseconds.
+        map_id: UUID of the map; empty for a scene that no robot mapped.
+        objects: things in it, the largest first; their ``indices`` are rows.
+        next_object: number of the next new object.
+        first_seen, last_seen: stamps of the first and last frame that measured each, nanoseconds, int64 [N].
     """
 
     gaussians: Gaussians
@@ -31,7 +37,11 @@ class LabelledMap:
     confidence: Tensor
     vocabulary: Vocabulary
     stamp: int
-    _objects: tuple[list[SceneObject], np.ndarray] | None = field(default=None, repr=False)
+    map_id: str = ""
+    objects: list[SceneObject] = field(default_factory=list)
+    next_object: int = 1
+    first_seen: np.ndarray | None = None
+    last_seen: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.gaussians)
@@ -41,28 +51,29 @@ class LabelledMap:
         """Share of Gaussians that have features, in [0, 1]; 0 for an empty map."""
         return float((self.labels >= 0).float().mean()) if len(self) else 0.0
 
+    @property
+    def instances(self) -> np.ndarray:
+        """Number of the object of each Gaussian, -1 for none, int32 [N]."""
+        found = np.full(len(self), -1, np.int32)
+        for item in self.objects:
+            found[item.indices] = item.id
+        return found
 
-@dataclass
-class QueryResult:
-    """Answer to a text query.
-
-    Attributes:
-        text: as it was understood.
-        threshold: relevancy that counted as a match.
-        objects: groups of matching Gaussians, best first; empty where nothing matches. Their ``indices`` are places in
-            ``points``.
-        points: centres of the matching Gaussians that belong to objects, metres, float32 [M, 3].
-        colors: of these, uint8 [M, 3].
-        scores: relevancy of these, in [0, 1], float32 [M].
-        map_stamp: of the map asked, nanoseconds.
-        seconds: taken.
-    """
-
-    text: str
-    threshold: float
-    objects: list[SceneObject]
-    points: np.ndarray
-    colors: np.ndarray
-    scores: np.ndarray
-    map_stamp: int
-    seconds: float
+    def matching(self, score: Callable[[Tensor], Tensor], threshold: float) -> Matches | None:
+        """See :class:`chorus_core.semantics.query.Searchable`."""
+        known = self.labels >= 0
+        if not bool(known.any()):
+            return None
+        # Of all: to pick the features of those that are known would copy them, which takes longer than this.
+        relevancy = score(self.features)
+        rows = (known & (relevancy >= threshold)).nonzero().squeeze(1)
+        host = rows.cpu().numpy()
+        seen = [np.zeros(len(host), np.int64) if s is None else s[host] for s in (self.first_seen, self.last_seen)]
+        return Matches(
+            points=self.gaussians.means[rows].cpu().numpy(),
+            colors=(self.gaussians.colors[rows].clamp(0, 1) * 255).round().byte().cpu().numpy(),
+            scores=relevancy[rows].cpu().numpy(),
+            objects=np.maximum(self.instances[host], 0),
+            first_seen=seen[0],
+            last_seen=seen[1],
+        )

@@ -26,7 +26,9 @@ class SceneObject:
         box_quat: rotation world_from_box, wxyz, about +z only, float64 [4].
         box_size: full edges along the box's axes, metres, float64 [3]; x is the longer horizontal one.
         count: number of points.
-        indices: places of its points in the arrays given, ascending, int64 [count].
+        indices: places of its points in the arrays given, ascending, int64 [count]; of an object of the map, slots.
+        id: number in its map, the same for as long as the object is there; 0 where it has none.
+        first_seen, last_seen: stamps of the first and the last frame that measured any of it, nanoseconds; 0 unknown.
     """
 
     label: str
@@ -37,6 +39,9 @@ class SceneObject:
     box_size: np.ndarray
     count: int
     indices: np.ndarray
+    id: int = 0
+    first_seen: int = 0
+    last_seen: int = 0
 
 
 def oriented_box(points: np.ndarray, trim: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,7 +105,7 @@ def extract_objects(
     groups = connected_groups(points, gap, min_count)
     members = _members(groups)
     scored = sorted(((float(np.median(scores[m])), m) for m in members), key=lambda pair: (-pair[0], -len(pair[1])))
-    return [_object(label, score, points, m, indices) for score, m in scored[:max_objects]]
+    return [make_object(label, scores[m], points[m], indices[m]) for _, m in scored[:max_objects]]
 
 
 def objects_by_label(
@@ -157,10 +162,29 @@ def _members(groups: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(order) else []
 
 
-def _object(label: str, score: float, points: np.ndarray, members: np.ndarray, indices: np.ndarray) -> SceneObject:
-    center, size, quat = oriented_box(points[members])
-    places = np.sort(indices[members])
-    return SceneObject(label, score, points[members].mean(0), center, quat, size, len(members), places)
+def make_object(
+    label: str,
+    scores: np.ndarray,
+    points: np.ndarray,
+    indices: np.ndarray,
+    *,
+    id: int = 0,
+    first_seen: int = 0,
+    last_seen: int = 0,
+) -> SceneObject:
+    """The object that some points are; the other arguments are as its attributes.
+
+    Args:
+        scores: in [0, 1] [M].
+        points: metres [M, 3].
+        indices: places of the points in a larger array, int64 [M].
+    """
+    points = np.asarray(points, dtype=np.float64)
+    center, size, quat = oriented_box(points)
+    return SceneObject(
+        label, float(np.median(scores)), points.mean(0), center, quat, size, len(points), np.sort(indices), id,
+        first_seen, last_seen,
+    )  # fmt: skip
 
 
 def _check_points(points: np.ndarray) -> np.ndarray:

@@ -1,15 +1,16 @@
-"""What is known of the map's meaning: a compact feature for each encoded Gaussian, labels, objects, answers.
+"""The meaning of a map that changes: features and labels go in with what was encoded, answers and objects come out.
 
-Features are kept by slot of the map and checked by birth, so that a slot that was carved and used again is never
-given another Gaussian's meaning. Readers work on the last published :class:`LabelledMap`, which never changes.
+Features and labels lie in the map's own blocks, beside the geometry. Readers take what changed since their own cursor,
+so that a step costs what changed and not what there is.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from chorus_core.config import SemanticsConfig
 from chorus_core.gaussians import Gaussians
-from chorus_core.mapping import MapSnapshot
-from chorus_core.semantics.labelled_map import LabelledMap, QueryResult
-from chorus_core.semantics.objects import SceneObject, extract_objects, objects_by_label
-from chorus_core.semantics.query_text import QueryError, check_query
+from chorus_core.mapping import GaussianMap, MapMirror, MapSnapshot
+from chorus_core.mapping.gaussian_state import COLOR, MEAN
+from chorus_core.semantics.labelled_map import LabelledMap
+from chorus_core.semantics.object_tracker import ObjectTracker, by_size
+from chorus_core.semantics.objects import SceneObject, objects_by_label
+from chorus_core.semantics.query import Matches, QueryResult, answer_query
 from chorus_core.semantics.relevancy import classify
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary, check_cancelled
@@ -29,87 +32,123 @@ _SIMILARITIES_AT_ONCE = 1 << 27
 """Of Gaussians with labels while a map is labelled anew: about a second on one core."""
 
 
+@dataclass(frozen=True)
+class Version:
+    """What is shown of a map: it differs whenever anything in it does."""
+
+    map_id: str
+    revision: int
+    vocabulary: Vocabulary
+    config: SemanticsConfig
+
+
+@dataclass(frozen=True)
+class MapRows:
+    """The map's rows and its objects, on the host; valid within :meth:`SemanticMap.rows`.
+
+    Attributes:
+        mirror: rows by slot.
+        tracker: objects by number.
+        vocabulary: what the labels name.
+        version: of all this.
+    """
+
+    mirror: MapMirror
+    tracker: ObjectTracker
+    vocabulary: Vocabulary
+    version: Version
+
+    @property
+    def objects(self) -> list[SceneObject]:
+        """Things in the map, the largest first; their ``indices`` are slots."""
+        return by_size(self.tracker.objects.values())
+
+
 class SemanticMap:
-    """Features and labels by slot, and the labelled map made of them.
+    """Meaning of one map.
+
+    Three locks, taken in this order: of who writes labels, of the host's copy, and the map's own, which is never held
+    while features are compared or objects formed.
 
     Args:
+        map_: features and labels are kept in it.
         text: the text side of the model that makes the features.
         vocabulary: what Gaussians are labelled with.
         config: thresholds and limits.
-        device: where features are kept.
+
+    Attributes:
+        stamp: of the last frame that an encode saw, nanoseconds; 0 before the first.
     """
 
-    def __init__(self, text: TextSide, vocabulary: Vocabulary, config: SemanticsConfig, device: torch.device) -> None:
+    def __init__(self, map_: GaussianMap, text: TextSide, vocabulary: Vocabulary, config: SemanticsConfig) -> None:
+        self.map = map_
         self.text = text
         self.config = config
-        self.device = device
-        self._features = torch.zeros((0, text.dim), dtype=torch.float16, device=device)
-        self._labels = torch.zeros(0, dtype=torch.int64, device=device)
-        self._confidence = torch.zeros(0, device=device)
-        self._births = torch.zeros(0, dtype=torch.int64, device=device)
-        self._lock = threading.Lock()
+        self.device = map_.device
+        self.stamp = 0
         self._vocabulary = vocabulary
-        self._label_embeddings = text.embed_labels(vocabulary).to(device)
-        self._publish(_nothing(device))
+        self._label_embeddings = text.embed_labels(vocabulary).to(self.device)
+        self._write_lock = threading.Lock()
+        self._rows_lock = threading.RLock()
+        self._mirror = MapMirror(map_)
+        self._tracker = ObjectTracker(self._mirror, vocabulary, config)
+        self._copy: weakref.ref[LabelledMap] | None = None
+        self._copied: Version | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self._vocabulary
 
     @property
-    def current(self) -> LabelledMap:
-        """The last published map; safe to read from any thread."""
-        return self._current
+    def map_id(self) -> str:
+        return self.map.map_id
 
-    def reconfigure(self, config: SemanticsConfig) -> None:
-        """Take other thresholds and limits; the map is published anew, because objects may differ."""
-        with self._lock:
-            self.config = config
-            self._publish(self._snapshot)
+    @property
+    def version(self) -> Version:
+        """Of the map as it is now."""
+        return Version(self.map.map_id, self.map.store.revision, self._vocabulary, self.config)
 
-    def clear(self) -> None:
-        with self._lock:
-            self._births.fill_(-1)
-            self._publish(_nothing(self.device))
+    @property
+    def encoded(self) -> float:
+        """Share of the Gaussians handed out that have features as of the last look at the rows, in [0, 1]."""
+        return self._mirror.labelled / self._mirror.count if self._mirror.count else 0.0
 
-    def restore(self, labelled: LabelledMap) -> None:
-        """Publish a map read from a file, with its labels, which are of this vocabulary."""
-        if labelled.features.shape[1] != self.text.dim:
-            raise ValueError(
-                f"the map's features are {labelled.features.shape[1]} wide, the model's text {self.text.dim}"
-            )
-        with self._lock:
-            numbers = torch.arange(len(labelled), device=self.device)
-            self._reserve(len(labelled))
-            self._births.fill_(-1)
-            known = labelled.labels.to(self.device) >= 0
-            self._births[: len(labelled)] = torch.where(known, numbers, -1)
-            self._features[: len(labelled)] = labelled.features.to(self.device)
-            self._labels[: len(labelled)] = labelled.labels.to(self.device)
-            self._confidence[: len(labelled)] = labelled.confidence.to(self.device)
-            self._publish(MapSnapshot(labelled.gaussians.to(self.device), numbers, numbers, labelled.stamp))
+    @property
+    def object_count(self) -> int:
+        """Objects in the map as of the last look at the rows."""
+        return len(self._tracker.objects)
 
-    def update(self, snapshot: MapSnapshot, encoded: Tensor, features: Tensor) -> None:
-        """Take in new features and publish the map they belong to.
+    # ---- what goes in -----------------------------------------------------------------------------------------
+
+    def update(self, snapshot: MapSnapshot, features: Tensor, model_revision: int = 1) -> None:
+        """Keep the features of encoded Gaussians, and label them.
 
         Args:
-            snapshot: the whole map.
-            encoded: which of its Gaussians the features are of [M].
+            snapshot: M Gaussians of the map.
             features: in the compact space of the text side [M, d].
+            model_revision: of the model that made them.
         """
-        with self._lock:
-            self._reserve(int(snapshot.slots.max()) + 1 if snapshot.slots.numel() else 0)
+        with self._write_lock:
             features = features.to(self.device, torch.float16)
-            labels, confidence = classify(features, self._label_embeddings)  # before anything is written: it may fail
-            encoded = encoded.to(snapshot.slots.device)
-            slots = snapshot.slots[encoded].to(self.device)
-            self._features[slots] = features
-            self._labels[slots], self._confidence[slots] = labels, confidence
-            self._births[slots] = snapshot.births[encoded].to(self.device)
-            self._publish(snapshot)
+            labels, confidence = classify(features, self._label_embeddings)
+            with self.map.lock:
+                self.map.describe(snapshot.slots, snapshot.births, features, labels, confidence, model_revision)
+                self.stamp = snapshot.stamp
+
+    def label(self, gaussians: Gaussians, features: Tensor) -> LabelledMap:
+        """Gaussians of elsewhere [N], and their features [N, d], as a labelled map of its own."""
+        labels, confidence = classify(features, self._label_embeddings)
+        labelled = LabelledMap(gaussians, features, labels, confidence, self._vocabulary, 0)
+        found, _ = objects_by_label(
+            gaussians.means.cpu().numpy(), labels.cpu().numpy(), confidence.cpu().numpy(), self._vocabulary,
+            gap=self.config.object_gap, min_count=self.config.min_object_gaussians,
+        )  # fmt: skip
+        labelled.objects = [replace(item, id=number) for number, item in enumerate(found, 1)]
+        labelled.next_object = len(found) + 1
+        return labelled
 
     def set_vocabulary(self, vocabulary: Vocabulary, cancelled: threading.Event | None = None) -> None:
-        """Label the current map anew.
+        """Label the map anew.
 
         Texts are embedded and features compared with them while updates and queries go on under the old vocabulary;
         then all is exchanged at once. Of several calls at a time, the last to finish counts.
@@ -118,128 +157,160 @@ class SemanticMap:
             VocabularyCancelled: ``cancelled`` was set in time; nothing has changed.
         """
         embeddings = self.text.embed_labels(vocabulary, cancelled).to(self.device)
-        with self._lock:
-            slots = (self._births >= 0).nonzero().squeeze(1)
-            features = self._features[slots]  # a copy
-        labels, confidence = self._classify(features, embeddings, cancelled)
-        with self._lock:
-            all_labels, all_confidence = torch.zeros_like(self._labels), torch.zeros_like(self._confidence)
-            all_labels[slots], all_confidence[slots] = labels, confidence
-            stale = self._births >= 0
-            stale[slots] &= (self._features[slots] != features).any(1)
-            stale = stale.nonzero().squeeze(1)  # encoded since the copy was made
-            all_labels[stale], all_confidence[stale] = classify(self._features[stale], embeddings)
-            # All that may fail is done; from here on the new vocabulary counts.
-            self._vocabulary, self._label_embeddings = vocabulary, embeddings
-            self._labels, self._confidence = all_labels, all_confidence
-            self._publish(self._snapshot)
+        with self.map.lock:
+            cursor, features = self.map.cursor, self.map.store.features
+            slots = (self.map.store.labels >= 0).nonzero().squeeze(1)
+        labels, confidence = self._classify(features, slots, embeddings, cancelled)
+        with self._write_lock, self._rows_lock:
+            with self.map.lock:
+                store, news = self.map.store, self.map.changes_since(cursor, "features")
+                written = store.slots_in(news.blocks)
+                written = written[store.labels[written] >= 0]
+                written_labels, written_confidence = classify(store.features[written], embeddings)
+                # All that may fail is done; from here on the new vocabulary counts.
+                self._vocabulary, self._label_embeddings = vocabulary, embeddings
+                if not news.restarted:
+                    kept = store.labels[slots] >= 0
+                    self.map.relabel(slots[kept], labels[kept], confidence[kept])
+                self.map.relabel(written, written_labels, written_confidence)
+            self._mirror.refresh()
+            self._tracker.reconfigure(vocabulary, self.config)
 
     def _classify(
-        self, features: Tensor, embeddings: Tensor, cancelled: threading.Event | None
+        self, features: Tensor, slots: Tensor, embeddings: Tensor, cancelled: threading.Event | None
     ) -> tuple[Tensor, Tensor]:
+        """Labels and confidence of some slots; features that are written meanwhile are read again afterwards."""
         rows = max(1, _SIMILARITIES_AT_ONCE // len(embeddings))
         parts = []
-        for part in features.split(rows):  # of no features, one part without rows
+        for part in slots.split(rows):  # of no slots, one part without rows
             check_cancelled(cancelled, "the map was labelled")
-            parts.append(classify(part, embeddings))
+            parts.append(classify(features[part], embeddings))
         labels, confidence = zip(*parts, strict=True)
         return torch.cat(labels), torch.cat(confidence)
 
-    def objects(self) -> tuple[LabelledMap, list[SceneObject], np.ndarray]:
-        """The current map, its objects (the building's surfaces left out), and the object of each Gaussian [N]."""
-        current = self._current
-        if current._objects is None:
-            current._objects = objects_by_label(
-                current.gaussians.means.cpu().numpy(), current.labels.cpu().numpy(), current.confidence.cpu().numpy(),
-                current.vocabulary, gap=self.config.object_gap, min_count=self.config.min_object_gaussians,
-            )  # fmt: skip
-        return current, *current._objects
+    def reconfigure(self, config: SemanticsConfig) -> None:
+        """Take other thresholds and limits; objects are formed anew."""
+        with self._rows_lock:
+            self.config = config
+            self._follow()
+            self._tracker.reconfigure(self._vocabulary, config)
+
+    # ---- what comes out ---------------------------------------------------------------------------------------
 
     def query(
         self, text: str, negatives: Sequence[str] = (), threshold: float = 0.0, max_objects: int = 0
     ) -> QueryResult:
-        """Where the map agrees with a text.
+        """Where the map agrees with a text; see :func:`chorus_core.semantics.query.answer_query`."""
+        return answer_query(self, self.text, self.config, text, negatives, threshold, max_objects)
+
+    def matching(self, score: Callable[[Tensor], Tensor], threshold: float) -> Matches | None:
+        """See :class:`chorus_core.semantics.query.Searchable`.
+
+        Features are scored while others write. What was written meanwhile is scored again under the map's lock, so
+        that the answer is of the map as it is at the end.
+        """
+        map_, store = self.map, self.map.store
+        with map_.lock:
+            cursor, features = map_.cursor, store.features[: store.used]
+        scores = score(features)
+        with map_.lock:
+            changes = map_.changes_since(cursor, "features")
+            rows = torch.arange(store.used, device=self.device)
+            if changes.restarted:
+                scores = score(store.features[: store.used])
+            else:
+                scores = torch.nn.functional.pad(scores, (0, store.used - len(scores)), value=-1.0)
+                written = store.slots_in(changes.blocks)
+                scores[written] = score(store.features[written])
+            labelled = store.labels[: store.used] >= 0
+            if not bool(labelled.any()):
+                return None
+            rows = rows[labelled & (scores >= threshold)]
+            rows = rows[map_.is_sure(rows)]
+            state = store.state[rows]
+            slots, births = rows.cpu().numpy(), store.birth[rows].cpu().numpy()
+            return Matches(
+                points=state[:, MEAN].cpu().numpy(),
+                colors=(state[:, COLOR].clamp(0, 1) * 255).round().byte().cpu().numpy(),
+                scores=scores[rows].cpu().numpy(),
+                objects=self._tracker.object_of(slots, births),
+                first_seen=store.first_seen[rows].cpu().numpy(),
+                last_seen=store.last_seen[rows].cpu().numpy(),
+            )
+
+    @contextmanager
+    def rows(self) -> Iterator[MapRows]:
+        """The map's rows and objects as of now; they stay as they are within the block."""
+        with self._rows_lock:
+            self._follow()
+            cursor = self._mirror.cursor
+            version = Version(cursor.map_id, cursor.revision, self._vocabulary, self.config)
+            yield MapRows(self._mirror, self._tracker, self._vocabulary, version)
+
+    def follow(self) -> None:
+        """Take into rows and objects what changed in the map."""
+        with self._rows_lock:
+            self._follow()
+
+    def _follow(self) -> None:
+        self._tracker.update(self._mirror.refresh())
+
+    def labelled(self) -> LabelledMap:
+        """A copy of the whole map with its meaning; the last one while it is in use and nothing has changed."""
+        with self._rows_lock:
+            last = self._copy() if self._copy is not None else None
+            if last is not None and self._copied == self.version:
+                return last
+            self._follow()
+            with self.map.lock:
+                snapshot = self.map.export()
+                store, slots = self.map.store, snapshot.slots
+                labels = store.labels[slots].long()
+                known = labels >= 0
+                copied = LabelledMap(
+                    gaussians=snapshot.gaussians,
+                    features=store.features[slots] * known[:, None],
+                    labels=labels,
+                    confidence=store.confidence[slots] * known,
+                    vocabulary=self._vocabulary,
+                    stamp=self.map.stamp,
+                    map_id=self.map.map_id,
+                    first_seen=store.first_seen[slots].cpu().numpy(),
+                    last_seen=store.last_seen[slots].cpu().numpy(),
+                )
+                version = self.version
+            host = slots.cpu().numpy()
+            copied.objects = [_by_row(item, host) for item in by_size(self._tracker.objects.values())]
+            copied.next_object = self._tracker.next_id
+            self._copy, self._copied = weakref.ref(copied), version
+            return copied
+
+    def forget(self) -> None:
+        """The map begins anew, without meaning."""
+        self.stamp = 0
+
+    def adopt(self, saved: LabelledMap, slots: np.ndarray) -> None:
+        """The map was read from a file: take over its objects, and label it with the words in use, not the saved ones.
 
         Args:
-            text: anything; it is encoded, never interpreted otherwise.
-            negatives: texts that a match must beat besides the generic ones.
-            threshold: relevancy that counts, 0 for the configured or else the model's calibrated one.
-            max_objects: 0 for the configured number.
-
-        Raises:
-            QueryError: empty, too long or unprintable text, numbers out of range, or nothing is encoded yet.
+            saved: what the file held, N Gaussians.
+            slots: of these in the map [N].
         """
-        began = time.perf_counter()
-        text = check_query(text, self.config.max_query_chars)
-        negatives = [
-            check_query(n, self.config.max_query_chars, f"negative text {place}") for place, n in enumerate(negatives)
-        ]
-        limits = check_limits(threshold, max_objects)
-        threshold = limits[0] or self.config.threshold or self.text.threshold
-        current = self._current
-        known = current.labels >= 0
-        if not bool(known.any()):  # not the same as "it is not there"
-            raise QueryError("nothing of the map is encoded yet: ask again when it is")
-        # of all: to pick the features of those that are known would copy them, which takes longer than this
-        relevancy = self.text.relevancy(current.features, text, negatives)
-        matched = (known & (relevancy >= threshold)).nonzero().squeeze(1)
-        scores = relevancy[matched].cpu().numpy()
-        matched = matched.cpu().numpy()
-        points = current.gaussians.means[matched].cpu().numpy()
-        objects = extract_objects(
-            points, scores, text, gap=self.config.object_gap, min_count=self.config.min_object_gaussians,
-            max_objects=limits[1] or self.config.max_objects,
-        )  # fmt: skip
-        members = np.concatenate([o.indices for o in objects]) if objects else np.empty(0, np.int64)
-        ends = np.cumsum([o.count for o in objects])
-        objects = [replace(o, indices=np.arange(end - o.count, end)) for o, end in zip(objects, ends, strict=True)]
-        colors = (current.gaussians.colors[matched[members]].cpu().numpy() * 255).round().astype(np.uint8)
-        return QueryResult(
-            text, float(threshold), objects, points[members].astype(np.float32), colors,
-            scores[members].astype(np.float32), current.stamp, time.perf_counter() - began,
-        )  # fmt: skip
-
-    def relevancy(self, text: str, negatives: Sequence[str] = ()) -> tuple[LabelledMap, Tensor]:
-        """The current map and the relevancy of a text to each Gaussian, 0 where not encoded [N]."""
-        current = self._current
-        return current, self.text.relevancy(current.features, text, negatives) * (current.labels >= 0)
-
-    def _publish(self, snapshot: MapSnapshot) -> None:
-        """Put together what is known of the Gaussians of a snapshot."""
-        slots, births = snapshot.slots.to(self.device), snapshot.births.to(self.device)
-        known = self._births[slots] == births
-        self._snapshot = snapshot
-        self._current = LabelledMap(
-            gaussians=snapshot.gaussians.to(self.device),
-            features=self._features[slots] * known[:, None],
-            labels=torch.where(known, self._labels[slots], -1),
-            confidence=self._confidence[slots] * known,
-            vocabulary=self._vocabulary,
-            stamp=snapshot.stamp,
-        )
-
-    def _reserve(self, slots: int) -> None:
-        held = self._births.shape[0]
-        if slots <= held:
-            return
-        larger = {}
-        for name in ("_features", "_labels", "_confidence", "_births"):
-            old = getattr(self, name)
-            larger[name] = old.new_full((max(slots, 2 * held), *old.shape[1:]), -1 if name == "_births" else 0)
-            larger[name][:held] = old
-        for name, array in larger.items():  # all or none, should memory have run out above
-            setattr(self, name, array)
+        with self._write_lock, self._rows_lock:
+            with self.map.lock:
+                self.stamp = saved.stamp
+                if saved.vocabulary.labels != self._vocabulary.labels:
+                    slots = (self.map.store.labels >= 0).nonzero().squeeze(1)
+                    self.map.relabel(slots, *classify(self.map.store.features[slots], self._label_embeddings))
+            self._mirror = MapMirror(self.map)
+            self._tracker = ObjectTracker(self._mirror, self._vocabulary, self.config)
+            self._mirror.refresh()
+            first_seen = {item.id: item.first_seen for item in saved.objects}
+            self._tracker.adopt(slots, np.maximum(saved.instances, 0), first_seen, saved.next_object)
 
 
-def _nothing(device: torch.device) -> MapSnapshot:
-    none = torch.zeros(0, dtype=torch.int64, device=device)
-    return MapSnapshot(Gaussians.empty(device), none, none, 0)
-
-
-def check_limits(threshold: float, max_objects: int) -> tuple[float, int]:
-    """Numbers of a query, checked; raises QueryError naming the one out of range."""
-    if not np.isfinite(threshold) or not 0.0 <= threshold <= 1.0:
-        raise QueryError(f"threshold {threshold}: expected a number in [0, 1] (0 for the calibrated default)")
-    if max_objects < 0:
-        raise QueryError(f"max_objects {max_objects}: expected 0 (default) or more")
-    return float(threshold), int(max_objects)
+def _by_row(item: SceneObject, slots: np.ndarray) -> SceneObject:
+    """An object by rows of a copy of some slots, ascending [N]; a frame may have taken some since it was formed."""
+    rows = np.searchsorted(slots, item.indices)
+    rows = rows[slots[np.minimum(rows, len(slots) - 1)] == item.indices] if len(slots) else rows[:0]
+    return replace(item, indices=rows)

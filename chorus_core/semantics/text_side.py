@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -132,12 +132,20 @@ class TextSide:
         Returns:
             float32 on the features' device [N].
         """
+        return self.scorer(query, negatives)(features)
+
+    def scorer(self, query: str | Tensor, negatives: Sequence[str] = ()) -> Callable[[Tensor], Tensor]:
+        """:meth:`relevancy` of one query as a function of features; texts are encoded once."""
         text = self.embed_query(query) if isinstance(query, str) else query
-        score = relevancy(features, text, self.negatives, self.reference, calibration=self.calibration)
-        if negatives:
-            pairwise = Calibration(scale=(self.calibration or LERF).scale, offset=0.0, contrast=1.0)
-            veto = relevancy(features, text, self.embed_texts(negatives), calibration=pairwise)
-            score *= (2.0 * veto).clamp(max=1.0)
+        vetoes = self.embed_texts(negatives) if negatives else None
+        pairwise = Calibration(scale=(self.calibration or LERF).scale, offset=0.0, contrast=1.0)
+
+        def score(features: Tensor) -> Tensor:
+            found = relevancy(features, text, self.negatives, self.reference, calibration=self.calibration)
+            if vetoes is not None:
+                found *= (2.0 * relevancy(features, text, vetoes, calibration=pairwise)).clamp(max=1.0)
+            return found
+
         return score
 
     def _project(self, embeddings: Tensor) -> Tensor:

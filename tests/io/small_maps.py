@@ -11,6 +11,7 @@ from chorus_core.gaussians import Gaussians
 from chorus_core.io.gaussian_ply import save_gaussians
 from chorus_core.io.map_file import ModelReference, load_map, save_map
 from chorus_core.semantics.labelled_map import LabelledMap
+from chorus_core.semantics.objects import make_object
 from chorus_core.semantics.vocabulary import Vocabulary
 
 MODEL = ModelReference("chorus_mini", "a" * 64, unit=True)
@@ -30,11 +31,16 @@ def small_map(seed: int, count: int = 3) -> LabelledMap:
     features = unit(torch.randn(count, 4, generator=generator), dim=1).half()
     labels = torch.randint(0, 2, (count,), generator=generator)
     words = Vocabulary((f"chair {seed}", f"lamp {seed}"))
-    return LabelledMap(gaussians, features, labels, torch.rand(count, generator=generator), words, seed)
+    found = LabelledMap(gaussians, features, labels, torch.rand(count, generator=generator), words, seed)
+    found.objects = [
+        make_object(words.labels[int(labels[i])], np.ones(1), gaussians.means[i : i + 1].numpy(), np.array([i]), id=i)
+        for i in range(1, count)
+    ]
+    return found
 
 
 def save(path: Path, labelled: LabelledMap, model: ModelReference = MODEL) -> Path:
-    return save_map(path, labelled, np.arange(len(labelled)) - 1, model)
+    return save_map(path, labelled, model)
 
 
 def seed_of(path: Path) -> int:

@@ -27,8 +27,21 @@ def state(map_: GaussianMap) -> dict[int, tuple[float, ...]]:
     snapshot = map_.export(min_hits=0)
     g = snapshot.gaussians
     kept = snapshot.births >= 0
-    values = torch.cat((g.means, g.colors, map_._hits[snapshot.slots][:, None]), dim=1)[kept].tolist()
+    values = torch.cat((g.means, g.colors, map_.store.hits[snapshot.slots][:, None]), dim=1)[kept].tolist()
     return dict(zip(snapshot.births[kept].tolist(), map(tuple, values), strict=True))
+
+
+class Reader:
+    """Of the blocks that changed, with or without what is left in them."""
+
+    def __init__(self, map_: GaussianMap) -> None:
+        self.map, self.cursor = map_, map_.cursor
+
+    def read(self) -> torch.Tensor:
+        changes = self.map.changes_since(self.cursor, "geometry")
+        self.cursor = changes.cursor
+        emptied = self.map.store.find_blocks(changes.removed)
+        return torch.cat((changes.blocks, emptied[emptied >= 0]))
 
 
 def voxels(points: torch.Tensor, size: float) -> torch.Tensor:
@@ -48,9 +61,9 @@ def test_a_voxel_holds_one_gaussian_at_most(seed: int, voxel: float, frames: int
         report = map_.integrate(make_frame(depth, pose=moved(*rng.uniform(-2, 2, 3), yaw=rng.uniform(-3, 3))))
         assert report.dropped == 0
     slots = map_.export(min_hits=0).slots
-    cells = map_._slot_cell[slots]
+    cells = map_.store.slot_cell[slots]
     assert len(cells.unique()) == len(cells) == len(map_)
-    assert torch.equal(map_._slab.view(-1)[cells].long(), slots), "each cell names the slot that names the cell"
+    assert torch.equal(map_.store.slab.view(-1)[cells].long(), slots), "each cell names the slot that names the cell"
 
 
 def test_gaussians_of_one_frame_lie_in_their_own_voxels() -> None:
@@ -323,13 +336,13 @@ def test_what_only_one_of_many_frames_measured_is_not_handed_out() -> None:
     map_.integrate(make_frame(depth))
     blob = int((map_.export().gaussians.means[:, 2] < 0.98).sum())
     assert blob > 100
-    map_.take_dirty()
+    reader = Reader(map_)
     for _ in range(5):
         assert map_.integrate(make_frame(1.0)).carved == 0
     assert int((map_.export().gaussians.means[:, 2] < 0.98).sum()) < 0.1 * blob
     assert map_.export(min_hits=1).gaussians.means[:, 2].min() < 0.98, "it is kept, should it be seen again"
-    changed = map_.take_dirty()
-    assert ((map_.block_centers(changed)[:, 2] - 0.9).abs() < 0.1).any(), "a block that loses it is a changed one"
+    changed = reader.read()
+    assert ((map_.store.block_centers(changed)[:, 2] - 0.9).abs() < 0.1).any(), "a block that loses it is a changed one"
 
 
 def test_both_sides_of_a_board_seen_once_each_are_handed_out() -> None:
@@ -366,7 +379,7 @@ def test_blocks_hand_out_what_the_map_does() -> None:
     rng = np.random.default_rng(1)
     for i in range(5):
         map_.integrate(make_frame(1.5 + rng.normal(0, 0.03, (120, 160)), pose=moved(x=0.2 * i)))
-    whole, parts = map_.export(), map_.export_blocks(map_.blocks())
+    whole, parts = map_.export(), map_.export_blocks(map_.store.blocks())
     assert set(whole.births.tolist()) == set(parts.births.tolist())
     assert 0 < len(whole.births) < len(map_)
 
@@ -378,18 +391,18 @@ def blocks_of(map_: GaussianMap, births: set[int], before: dict[int, int]) -> se
     return {before[b] for b in births if b in before}
 
 
-def test_dirty_blocks_are_exactly_the_changed_ones() -> None:
+def test_a_reader_learns_of_exactly_the_blocks_that_changed() -> None:
     rng = np.random.default_rng(3)
     map_ = GaussianMap(CONFIG)
 
     def block_by_birth() -> dict[int, int]:
         snapshot = map_.export(min_hits=0)
-        blocks = map_._slot_cell[snapshot.slots] // BLOCK**3
+        blocks = map_.store.slot_cell[snapshot.slots] // BLOCK**3
         return dict(zip(snapshot.births.tolist(), blocks.tolist(), strict=True))
 
     map_.integrate(make_frame(2.0))
-    map_.take_dirty()
-    assert map_.take_dirty().numel() == 0
+    reader = Reader(map_)
+    assert reader.read().numel() == 0
     for step in range(6):
         before, where = state(map_), block_by_birth()
         pose = moved(x=rng.uniform(-1, 1), yaw=rng.uniform(-0.5, 0.5))
@@ -397,15 +410,15 @@ def test_dirty_blocks_are_exactly_the_changed_ones() -> None:
         after = state(map_)
         where |= block_by_birth()
         changed = {b for b in before.keys() | after.keys() if before.get(b) != after.get(b)}
-        assert set(map_.take_dirty().tolist()) == blocks_of(map_, changed, where)
+        assert set(reader.read().tolist()) == blocks_of(map_, changed, where)
 
 
-def test_export_of_the_dirty_blocks_is_the_part_of_the_map_that_changed() -> None:
+def test_export_of_the_changed_blocks_is_the_part_of_the_map_that_changed() -> None:
     map_ = GaussianMap(CONFIG)
     map_.integrate(make_frame(2.0))
-    map_.take_dirty()
+    reader = Reader(map_)
     map_.integrate(make_frame(2.0, pose=moved(x=5.0)))
-    part = map_.export_blocks(map_.take_dirty())
+    part = map_.export_blocks(reader.read())
     assert len(part.gaussians) == (map_.export().gaussians.means[:, 0] > 2.5).sum()
     assert (part.gaussians.means[:, 0] > 2.5).all()
 
@@ -413,10 +426,10 @@ def test_export_of_the_dirty_blocks_is_the_part_of_the_map_that_changed() -> Non
 def test_block_centres_are_near_their_gaussians() -> None:
     map_ = GaussianMap(CONFIG)
     map_.integrate(make_frame(2.0, pose=moved(-3.0, -2.0, -5.0)))
-    for block in map_.blocks()[::7]:
+    for block in map_.store.blocks()[::7]:
         part = map_.export_blocks(block[None]).gaussians.means
         half = BLOCK * CONFIG.voxel_size / 2
-        assert ((part - map_.block_centers(block[None])).abs() <= half + 1e-5).all()
+        assert ((part - map_.store.block_centers(block[None])).abs() <= half + 1e-5).all()
 
 
 def test_snapshot_stays_as_it_is_and_knows_what_became_of_it() -> None:
@@ -438,7 +451,7 @@ def test_snapshot_stays_as_it_is_and_knows_what_became_of_it() -> None:
     # Its slots are used again; their births tell.
     for i in range(5):
         map_.integrate(make_frame(2.0, pose=moved(x=10.0 * (i + 1))))
-    reused = map_._birth[snapshot.slots[box]]
+    reused = map_.store.birth[snapshot.slots[box]]
     assert (reused >= 0).any()
     assert not map_.still_there(snapshot.slots[box], snapshot.births[box]).any()
 
@@ -465,13 +478,13 @@ def test_depth_without_information_changes_nothing(bad: float) -> None:
     map_ = GaussianMap(CONFIG)
     for _ in range(2):
         map_.integrate(make_frame(2.0))
-    map_.take_dirty()
+    reader = Reader(map_)
     before, opacities = state(map_), map_.export().gaussians.opacities
     report = map_.integrate(make_frame(bad))
     assert (report.pixels, report.touched, report.added, report.carved) == (0, 0, 0, 0)
     assert state(map_) == before
     assert torch.equal(map_.export().gaussians.opacities, opacities)
-    assert map_.take_dirty().numel() == 0
+    assert reader.read().numel() == 0
     assert map_.integrate(make_frame(2.0)).touched > 0
 
 
@@ -501,7 +514,7 @@ def test_read_only_images_are_taken() -> None:
 
 def test_an_empty_map_exports_nothing() -> None:
     map_ = GaussianMap(CONFIG)
-    assert len(map_) == len(map_.export().gaussians) == map_.take_dirty().numel() == 0
+    assert len(map_) == len(map_.export().gaussians) == 0
     map_.insert(Gaussians.empty())
     assert len(map_) == 0
 

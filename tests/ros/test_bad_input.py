@@ -44,7 +44,7 @@ class Feed:
         self.client.send(**({"stamp": self.step()} | fields))
 
     def count(self) -> int:
-        return self.client.status.keyframes
+        return self.client.status.integrated
 
     def drops(self, cause: str) -> int:
         return self.client.drops().get(cause, 0)

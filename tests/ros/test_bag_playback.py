@@ -83,7 +83,7 @@ def test_bag_into_node(bag: Path, client: Client, checkpoint: Path, tmp_path: Pa
         assert node.running(), node.text()
         player = Process(command("chorus_ros.player_node", str(bag), "--clock"), tmp_path / "player.txt")
         assert player.wait(60.0) == 0, player.text()
-        until(lambda: client.status.keyframes >= FRAMES - 2, explain=lambda: (client.status, node.text()))
+        until(lambda: client.status.integrated >= FRAMES - 2, explain=lambda: (client.status, node.text()))
         assert client.status.header.frame_id == ODOMETRY_FRAME
         assert client.status.header.stamp.sec >= START
         assert client.status.gaussians > 200
@@ -115,7 +115,7 @@ def test_bag_into_a_node_in_a_namespace(bag: Path, checkpoint: Path, client: Cli
         playing = [*command("chorus_ros.player_node", str(bag)), "--ros-args", *namespace, *rules]
         player = Process(playing, tmp_path / "player.txt")
         assert player.wait(60.0) == 0, player.text()
-        until(lambda: heard[-1].keyframes >= FRAMES - 2, explain=lambda: (heard[-1], node.text()))
+        until(lambda: heard[-1].integrated >= FRAMES - 2, explain=lambda: (heard[-1], node.text()))
     finally:
         client.node.destroy_subscription(listening)
         for process in filter(None, (node, player)):

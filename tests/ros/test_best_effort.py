@@ -66,7 +66,7 @@ def test_compressed_frames_over_best_effort(client: Client, checkpoint: Path, tm
             for publisher, message in zip(publishers, messages, strict=True):
                 publisher.publish(message)
             time.sleep(PERIOD)
-        until(lambda: client.status.keyframes >= 0.8 * SENT, explain=lambda: (client.status, node.text()))
+        until(lambda: client.status.integrated >= 0.8 * SENT, explain=lambda: (client.status, node.text()))
         assert client.drops().get("bad_image", 0) == 1
         assert client.status.gaussians > 200
         assert "image of 14 bytes that begins with b'no jpeg '" in node.text()

@@ -36,6 +36,9 @@ class Thing:
     box_size: tuple = (0.5, 0.4, 1.0)
     count: int = 42
     indices: tuple = ()
+    id: int = 0
+    first_seen: int = 0
+    last_seen: int = 0
 
 
 def read_points(cloud: PointCloud2) -> list[dict[str, float]]:
@@ -268,20 +271,22 @@ def test_instances_from_objects() -> None:
 
 
 def test_object_message() -> None:
-    message = conversions.object_message(header("map"), 7, Thing())
+    message = conversions.object_message(header("map"), Thing(id=7, first_seen=3_000_000_001, last_seen=5))
     assert (message.id, message.label, message.gaussians) == (7, "chair", 42)
     assert message.score == pytest.approx(0.5)
+    assert (message.first_seen.sec, message.first_seen.nanosec) == (3, 1)
+    assert (message.last_seen.sec, message.last_seen.nanosec) == (0, 5)
     orientation = message.pose.orientation
     assert (orientation.w, orientation.x, orientation.y, orientation.z) == (0.8, 0.0, 0.0, 0.6)
     assert (message.pose.position.z, message.centroid.z, message.size.z) == (3.5, 3.0, 1.0)
 
 
 def test_markers_replace_what_was_shown() -> None:
-    array = conversions.marker_messages(header("map"), [Thing(), Thing(label="table")], [(255, 0, 0), (0, 0, 255)])
+    array = conversions.marker_messages(header("map"), [Thing(id=4), Thing(label="table", id=9)], [(255, 0, 0), (0, 0, 255)])
     assert array.markers[0].action == Marker.DELETEALL
     shown = [(m.ns, m.id, m.type) for m in array.markers[1:]]
     kinds = (("boxes", Marker.CUBE), ("names", Marker.TEXT_VIEW_FACING))
-    assert shown == [(ns, i, kind) for i in (0, 1) for ns, kind in kinds]
+    assert shown == [(ns, i, kind) for i in (4, 9) for ns, kind in kinds]
     assert array.markers[4].text == "table"
     assert array.markers[1].color.r == 1.0
     assert array.markers[2].pose.position.z > 4.0  # above the box, which ends at 4.0 m

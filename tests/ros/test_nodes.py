@@ -39,7 +39,7 @@ def mapped(node: Process, client: Client, sequence: Path, tmp_path_factory: pyte
     try:
         assert player.wait(60.0) == 0, player.text()
         # All but the first two, which may pass before discovery is done.
-        until(lambda: client.status.keyframes >= FRAMES - 2, 30.0, lambda: client.status)
+        until(lambda: client.status.integrated >= FRAMES - 2, 30.0, lambda: client.status)
         until(lambda: client.status.encodes > 0, 60.0)
     finally:
         player.end()
@@ -48,7 +48,7 @@ def mapped(node: Process, client: Client, sequence: Path, tmp_path_factory: pyte
 
 def test_every_frame_is_mapped(mapped: Client) -> None:
     assert not {"overflow_frame", "no_pose"} & set(mapped.drops())
-    assert mapped.status.frames == mapped.status.keyframes
+    assert mapped.status.frames == mapped.status.integrated
     assert mapped.status.gaussians > 200
     assert mapped.status.header.frame_id == "map"
     assert {"integrate"} <= set(mapped.status.stages)
@@ -145,7 +145,7 @@ def test_bad_frames_are_counted_and_the_map_stays(mapped: Client, node: Process)
     """One bad frame of each kind. Their stamps lie within the poses the player sent; TF is repeated for them."""
     pixels, millimetres, pose = render(0)
     empty = Header()
-    before, keyframes, gaussians = mapped.drops(), mapped.status.keyframes, mapped.status.gaussians
+    before, integrated, gaussians = mapped.drops(), mapped.status.integrated, mapped.status.gaussians
     start = (FRAMES - 1) / 30
     for stamp in (start, start + 2.0):
         mapped.tf.publish(odometry_tf(stamp, pose))
@@ -171,7 +171,7 @@ def test_bad_frames_are_counted_and_the_map_stays(mapped: Client, node: Process)
         mapped.send(start + 1.0 + 0.1 * number, depth=conversions.image_message(empty, values, "16UC1"))
     not_a_number = np.full(millimetres.shape, np.nan, np.float32)
     mapped.send(start + 1.3, depth=conversions.image_message(empty, not_a_number, "32FC1"))
-    until(lambda: mapped.status.keyframes >= keyframes + 3)
+    until(lambda: mapped.status.integrated >= integrated + 3)
     assert dropped() == len(bad)
     assert mapped.status.gaussians == gaussians
     assert node.running()
@@ -189,12 +189,12 @@ def test_time_set_back(mapped: Client, node: Process) -> None:
     _, _, pose = render(0)
     mapped.send(5000.0)
     time.sleep(0.2)
-    keyframes = mapped.status.keyframes
+    integrated = mapped.status.integrated
     for stamp in (10.0, 10.2, 10.4, 10.6):
         mapped.tf.publish(odometry_tf(stamp, pose))
         mapped.send(stamp)
         time.sleep(0.2)
-    until(lambda: mapped.status.keyframes > keyframes)
+    until(lambda: mapped.status.integrated > integrated)
     assert "time_jump" in mapped.drops()
     assert node.running()
 
@@ -209,7 +209,7 @@ def test_save_map(mapped: Client) -> None:
 def test_reset(mapped: Client) -> None:
     answer = mapped.call(Trigger, "/chorus/reset", Trigger.Request())
     assert answer.success, answer.message
-    until(lambda: mapped.status.gaussians == 0 and mapped.status.keyframes == 0)
+    until(lambda: mapped.status.gaussians == 0 and mapped.status.integrated == 0)
     answer = mapped.query("a wall")
     assert not answer.success
     assert "encoded yet" in answer.message

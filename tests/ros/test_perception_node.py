@@ -67,7 +67,7 @@ def after(stamp: Time, seconds: float) -> Time:
 
 def feed(client: Client, *stamps: Time, **fields: Any) -> None:
     """Frames with their poses, integrated."""
-    before = client.status.keyframes
+    before = client.status.integrated
     for stamp in (after(stamps[0], -0.05), after(stamps[-1], 0.05)):
         client.tf.publish(odometry_tf(conversions.nanoseconds(stamp) * 1e-9, POSE))
     for stamp in stamps:
@@ -77,7 +77,7 @@ def feed(client: Client, *stamps: Time, **fields: Any) -> None:
             color.header = Header(stamp=stamp, **{name: value})
         for publisher, message in zip((client.color, client.depth, client.info), (color, depth, info), strict=True):
             publisher.publish(message)
-    until(lambda: client.status.keyframes >= before + len(stamps), explain=lambda: client.status)
+    until(lambda: client.status.integrated >= before + len(stamps), explain=lambda: client.status)
 
 
 def map_diagnostics(client: Client) -> DiagnosticStatus:
@@ -225,14 +225,14 @@ def test_reset_restarts_every_counter(fed: Client) -> None:
     assert answer.success, answer.message
     until(lambda: fed.status.frames == 0)
     status = fed.status
-    counters = (status.gaussians, status.keyframes, status.evicted, status.encodes, status.encode_failures)
+    counters = (status.gaussians, status.integrated, status.evicted, status.encodes, status.encode_failures)
     assert counters == (0, 0, 0, 0, 0)
     assert (status.encoded, status.last_encode_seconds, status.last_encode_stamp) == (0.0, 0.0, Time())
     assert not status.drop_causes
     assert not status.stages
     feed(fed, *(after(TODAY, 30.0 + 0.1 * i) for i in range(3)))
     until(lambda: fed.status.encodes > 0, 60.0)
-    assert fed.status.frames == fed.status.keyframes == 3
+    assert fed.status.frames == fed.status.integrated == 3
 
 
 def test_queries_go_on_while_a_vocabulary_is_set_and_the_end_of_the_node_cancels_it(

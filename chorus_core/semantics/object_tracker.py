@@ -1,0 +1,214 @@
+"""The objects of a map that changes: grouped anew only where something changed, each with a number that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from chorus_core.config import SemanticsConfig
+from chorus_core.mapping.mirror import MapMirror, Touched
+from chorus_core.semantics.connectivity import connected_groups
+from chorus_core.semantics.objects import SceneObject, make_object
+from chorus_core.semantics.vocabulary import STRUCTURE, Vocabulary
+
+NO_OBJECT = 0
+"""Number of no object; those of objects begin at 1."""
+
+
+class ObjectTracker:
+    """Objects by number: connected groups of Gaussians of one label, the building's surfaces left out.
+
+    A link between two Gaussians comes or goes only where one of them is in a block that changed. Groups with a member
+    there, or within the gap of it, are therefore formed anew, and no others: the result is that of grouping the whole
+    map (see the tests). Groups too small for an object are kept, too, as they may grow together.
+
+    An object keeps its number, and when it was first seen, while enough of it stays: a new group continues an old
+    object if they share half of the smaller one and the label, or half of the larger one whatever it is called now.
+
+    Attributes:
+        objects: by number.
+        next_id: number of the next new object.
+    """
+
+    def __init__(self, mirror: MapMirror, vocabulary: Vocabulary, config: SemanticsConfig) -> None:
+        self._mirror = mirror
+        self._vocabulary, self._config = vocabulary, config
+        self.objects: dict[int, SceneObject] = {}
+        self.next_id = 1
+        self._clear()
+
+    def _clear(self) -> None:
+        self._group = np.zeros(0, np.int64)  # of each slot: > 0 an object, < 0 a smaller group, 0 none
+        self._births = np.zeros(0, np.int64)  # of the Gaussian in the slot that this is said of
+        self._members: dict[int, np.ndarray] = {}  # slots of each group
+        self._small = 0  # groups numbered so far
+        self.objects = {}
+
+    def object_of(self, slots: np.ndarray, births: np.ndarray) -> np.ndarray:
+        """Number of the object that Gaussians belong to, 0 for none, int64 [N]; readable from any thread."""
+        group, known = self._group, self._births
+        inside = slots < len(group)
+        at = np.where(inside, slots, 0)
+        if not len(group):
+            return np.zeros(len(slots), np.int64)
+        return np.where(inside & (known[at] == births), np.maximum(group[at], NO_OBJECT), NO_OBJECT)
+
+    def update(self, touched: Touched) -> None:
+        """Follow the mirror after a refresh."""
+        if touched.restarted:
+            self._clear()
+            self.next_id = 1
+        if touched:
+            self._reserve()
+            near = self._mirror.slots_in(self._mirror.keys_around(touched.keys, self._config.object_gap))
+            affected = np.union1d(self._group[touched.slots], self._groups_of(near))
+            gone = touched.slots[self._mirror.births[touched.slots] < 0]
+            self._group[gone], self._births[gone] = 0, -1
+            self._regroup(affected[affected != 0].tolist(), self._mirror.slots_in(touched.keys))
+
+    def reconfigure(self, vocabulary: Vocabulary, config: SemanticsConfig) -> None:
+        """Group everything anew, by other labels or limits; what stays much the same keeps its number."""
+        self._vocabulary, self._config = vocabulary, config
+        self._reserve()
+        self._regroup(list(self._members), self._mirror.handed_out)
+
+    def adopt(self, slots: np.ndarray, ids: np.ndarray, first_seen: dict[int, int], next_id: int) -> None:
+        """Number the objects of a map just read as they were numbered when it was saved.
+
+        Args:
+            slots: of its Gaussians [N].
+            ids: object of each, 0 for none [N].
+            first_seen: of each of these objects, nanoseconds.
+            next_id: larger than every number ever given.
+        """
+        self._reserve()
+        there = self._mirror.births[slots] >= 0
+        slots, ids = slots[there], ids[there]
+        self._births[slots], self._group[slots] = self._mirror.births[slots], ids
+        for number, seen in first_seen.items():
+            members = slots[ids == number]
+            label = self._mirror.labels[members]
+            if len(members) and label[0] >= 0:
+                self._members[number] = members
+                self.objects[number] = self._object(number, members, int(label[0]), seen)
+        self.next_id = next_id
+        self._regroup(list(self._members), self._mirror.handed_out)
+
+    # ---- grouping ---------------------------------------------------------------------------------------------
+
+    def _regroup(self, affected: list[int], slots: np.ndarray) -> None:
+        """Form groups anew of the members of some and of further slots."""
+        old = {number: self.objects[number] for number in affected if number in self.objects}
+        pool = np.unique(np.concatenate([slots, *(self._members.pop(number) for number in affected)]).astype(np.int64))
+        pool = pool[self._mirror.labels[pool] >= 0]  # an empty slot has no label
+        before = self._groups_of(pool)
+        pool, before = (values[self._counts(self._mirror.labels[pool])] for values in (pool, before))
+        groups, count = self._group_by_label(pool)
+        members = _split(groups, count)
+        numbers = self._number(groups, before, members, pool, old)
+
+        objects = {number: item for number, item in self.objects.items() if number not in old}
+        for number, rows in zip(numbers.tolist(), members, strict=True):
+            self._members[number] = pool[rows]
+            if number > 0:
+                seen = old[number].first_seen if number in old else None
+                label = int(self._mirror.labels[pool[rows[0]]])
+                objects[number] = self._object(number, pool[rows], label, seen)
+        self.objects = objects
+        self._group[slots], self._births[slots] = 0, self._mirror.births[slots]
+        self._group[pool], self._births[pool] = numbers[groups], self._mirror.births[pool]
+
+    def _counts(self, labels: np.ndarray) -> np.ndarray:
+        """Which labels [P] are of things, not of the building, bool [P]."""
+        structure = {name.casefold() for name in STRUCTURE}
+        things = np.array([name.casefold() not in structure for name in self._vocabulary.labels])
+        return things[labels]
+
+    def _group_by_label(self, pool: np.ndarray) -> tuple[np.ndarray, int]:
+        """Number of the connected group of each slot of the pool, from 0 on, int64 [P], and how many there are."""
+        labels, groups, count = self._mirror.labels[pool], np.zeros(len(pool), np.int64), 0
+        for rows in _split(*_numbered(labels)):
+            found = connected_groups(self._mirror.means[pool[rows]], self._config.object_gap)
+            groups[rows] = found + count
+            count += int(found.max()) + 1
+        return groups, count
+
+    def _number(
+        self,
+        groups: np.ndarray,
+        before: np.ndarray,
+        members: list[np.ndarray],
+        pool: np.ndarray,
+        old: dict[int, SceneObject],
+    ) -> np.ndarray:
+        """The number of each new group [G]: of the old object that it continues, or a new one; negative for small ones.
+
+        Args:
+            groups: new group of each slot of the pool [P].
+            before: old group of each [P].
+        """
+        sizes = np.array([len(rows) for rows in members], np.int64)
+        large = sizes >= self._config.min_object_gaussians
+        numbers = -1 - self._small - np.arange(len(members))
+        self._small += len(members)
+        taken: set[int] = set()
+        for number, group, both in _overlaps(before, groups):
+            if number not in old or number in taken or numbers[group] > 0 or not large[group]:
+                continue
+            label = self._vocabulary.labels[self._mirror.labels[pool[members[group][0]]]]
+            least, most = sorted((old[number].count, int(sizes[group])))
+            if 2 * both >= (least if label == old[number].label else most):
+                numbers[group] = number
+                taken.add(number)
+        new = np.flatnonzero(large & (numbers < 0))
+        new = new[np.argsort(-sizes[new], kind="stable")]
+        numbers[new] = self.next_id + np.arange(len(new))
+        self.next_id += len(new)
+        return numbers
+
+    def _object(self, number: int, slots: np.ndarray, label: int, first_seen: int | None) -> SceneObject:
+        mirror = self._mirror
+        earliest = int(mirror.first_seen[slots].min())
+        return make_object(
+            self._vocabulary.labels[label], mirror.confidence[slots], mirror.means[slots], slots, id=number,
+            first_seen=earliest if first_seen is None else min(first_seen, earliest),
+            last_seen=int(mirror.last_seen[slots].max()),
+        )  # fmt: skip
+
+    def _groups_of(self, slots: np.ndarray) -> np.ndarray:
+        """Group of each slot as far as it is of the Gaussian that is there now, 0 for none, int64 [N]."""
+        return np.where(self._births[slots] == self._mirror.births[slots], self._group[slots], 0)
+
+    def _reserve(self) -> None:
+        more = len(self._mirror.births) - len(self._group)
+        if more > 0:
+            self._group = np.pad(self._group, (0, more))
+            self._births = np.pad(self._births, (0, more), constant_values=-1)
+
+
+def _overlaps(before: np.ndarray, groups: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Old object, new group and how many of the pool [P] are in both; the most first, of as many the older object."""
+    rows = before > 0
+    numbers, first = np.unique(before[rows], return_inverse=True)
+    pairs, shared = np.unique(first * (int(groups.max(initial=0)) + 1) + groups[rows], return_counts=True)
+    old, new = np.divmod(pairs, int(groups.max(initial=0)) + 1)
+    order = np.lexsort((old, -shared))
+    yield from zip(numbers[old[order]].tolist(), new[order].tolist(), shared[order].tolist(), strict=True)
+
+
+def _numbered(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Distinct values as numbers from 0 on [P], and how many there are."""
+    distinct, numbers = np.unique(values, return_inverse=True)
+    return numbers, len(distinct)
+
+
+def _split(groups: np.ndarray, count: int) -> list[np.ndarray]:
+    """Places of the members of each of ``count`` groups, ascending."""
+    order = np.argsort(groups, kind="stable")
+    return np.split(order, np.searchsorted(groups[order], np.arange(1, count))) if count else []
+
+
+def by_size(objects: Iterable[SceneObject]) -> list[SceneObject]:
+    """The largest first; of two as large, the older."""
+    return sorted(objects, key=lambda item: (-item.count, item.id))
