@@ -40,7 +40,7 @@ def build_map(arguments: argparse.Namespace, config: Config) -> None:
     """A sequence to a labelled map."""
     check_map_path(arguments.out)
     sequence = open_sequence(arguments.path, bag_options(arguments), arguments.upright)
-    print(map_recording(arguments.path, sequence, arguments.out, config, arguments.bare))
+    print(map_recording(arguments.path, sequence, arguments.out, config, arguments.bare, arguments.onto))
 
 
 def encode_scene(arguments: argparse.Namespace, config: Config) -> None:
@@ -228,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("map", build_map, "RGB-D folder or rosbag2 to a labelled map")
     sub.add_argument("--out", type=Path, default=Path("out/map.ply"))
+    sub.add_argument(
+        "--onto", type=Path, metavar="MAP.ply", help="go on with a saved map, in whose frame the poses are"
+    )
     sub.add_argument("--bare", action="store_true", help="Gaussians only, no features")
     sub.add_argument("--upright", action="store_true", help="find the vertical first; for hand-held recordings")
     add_bag_arguments(sub)

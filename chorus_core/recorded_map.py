@@ -31,11 +31,14 @@ def check_map_path(path: Path) -> None:
     check_target(path)
 
 
-def map_recording(name: Path, sequence: RgbdSequence, out: Path, config: Config, bare: bool) -> str:
+def map_recording(
+    name: Path, sequence: RgbdSequence, out: Path, config: Config, bare: bool, onto: Path | None = None
+) -> str:
     """Fuse all frames, encode what came of them unless the map is to be ``bare``, and save it at ``out``.
 
     Args:
         name: of the recording, for messages.
+        onto: a saved map to go on with, whose frame the recording's poses are in.
 
     Returns:
         What was done, in a line.
@@ -44,9 +47,12 @@ def map_recording(name: Path, sequence: RgbdSequence, out: Path, config: Config,
         EmptyMapError: no Gaussian came of it; what is at ``out`` stays.
         ConfigError, CheckpointError, TextSideError, VocabularyError: as :class:`Pipeline` does.
         SequenceError: not one frame could be read.
+        MapFileError, MapStateError: as :meth:`Pipeline.load` does.
         OSError: the disk is full, or the like.
     """
     pipeline, depths = Pipeline(config), _Depths(config.map)
+    if onto is not None:
+        pipeline.load(onto)
     for frame in tqdm(sequence, total=len(sequence), desc="frames", disable=None):
         if len(pipeline.map) == 0:
             depths.add(frame.depth)

@@ -49,6 +49,9 @@ class PerceptionNode(Node):
         super().__init__("perception_node", **node_arguments)
         config, settings = parameters.declare(self)
         self._pipeline = Pipeline(config)
+        if settings.publish.load_map:
+            self._pipeline.load(settings.publish.load_map)
+            self.get_logger().info(f"going on with {settings.publish.load_map}: {len(self._pipeline.map)} Gaussians")
         self._drops = DropCounter()
         self._reject = DropLog(self._drops, self.get_logger()).reject
         self._advice = Advice(self.get_logger(), time.monotonic(), settings.publish.stale_after)

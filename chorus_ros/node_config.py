@@ -109,6 +109,9 @@ class PublishConfig:
     map_folder: str = option(
         "out/maps", "folder that save_map writes into, `~` being home; relative to the working directory"
     )
+    load_map: str = option(
+        "", "a saved map (.ply) to go on with, whose frame is the map frame of now; empty begins a new one"
+    )
 
     def __post_init__(self) -> None:
         for name in ("cloud_period", "objects_period"):

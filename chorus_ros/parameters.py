@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _BUILTIN = ("use_sim_time", "start_type_description_service")
 _QOS_PREFIX = "qos_overrides."
 
-_PATHS = ("encoder.checkpoint", "semantics.vocabulary", "publish.map_folder")
+_PATHS = ("encoder.checkpoint", "semantics.vocabulary", "publish.map_folder", "publish.load_map")
 """Those that may be paths: no shell expands the `~` of a YAML file."""
 
 _RESEMBLANCE = 0.7

@@ -54,6 +54,7 @@ class BlockStore:
         features: compact text-aligned feature, float16 [S, d]; means nothing where ``labels`` is -1.
         labels: place in the vocabulary, -1 where not encoded yet, int32 [S].
         confidence: of the label, in [0, 1] [S].
+        free_slots, free_blocks: slots and block ids to take first, the last one first, int64.
         block_key: packed coordinates of each block, int64 [B]; -1 where the id is free.
         block_seen: number of the last frame that touched it, int64 [B].
         geometry_revision, feature_revision: that last changed the block, int64 [B].
@@ -93,9 +94,9 @@ class BlockStore:
         self._tombstones = Tombstones()
         self._table = BlockTable(self.device)
         self._used = 0
-        self._free_slots = self._ids(0)
+        self.free_slots = self._ids(0)
         self._block_used = 0
-        self._free_blocks = self._ids(0)
+        self.free_blocks = self._ids(0)
         for name in (*self._slot_arrays(0), *self._block_arrays(0)):
             self.__dict__.pop(name, None)
         self._grow_slots(min(self.max_gaussians, _FIRST_SLOTS))
@@ -105,7 +106,7 @@ class BlockStore:
 
     def __len__(self) -> int:
         """Slots that hold a Gaussian."""
-        return self._used - self._free_slots.shape[0]
+        return self._used - self.free_slots.shape[0]
 
     @property
     def used(self) -> int:
@@ -233,12 +234,12 @@ class BlockStore:
         if missing.numel() == 0:
             return ids
         new_keys = torch.unique(keys[missing])
-        kept = max(self._free_blocks.numel() - new_keys.numel(), 0)
-        reused = self._free_blocks[kept:]
+        kept = max(self.free_blocks.numel() - new_keys.numel(), 0)
+        reused = self.free_blocks[kept:]
         grown = new_keys.numel() - reused.numel()
         if self._block_used + grown > self.slab.shape[0]:
             self._grow_blocks(max(self._block_used + grown, 2 * self.slab.shape[0]))
-        self._free_blocks = self._free_blocks[:kept]
+        self.free_blocks = self.free_blocks[:kept]
         new_ids = torch.cat((reused, torch.arange(self._block_used, self._block_used + grown, device=self.device)))
         self._block_used += grown
         self.slab[new_ids] = NONE
@@ -250,7 +251,7 @@ class BlockStore:
     @property
     def room(self) -> int:
         """Slots that can be taken before some must be given back."""
-        return self._free_slots.numel() + self.max_gaussians - self._used
+        return self.free_slots.numel() + self.max_gaussians - self._used
 
     def take_slots(self, cells: Tensor, stamp: int) -> Tensor:
         """Give Gaussians, first seen in a frame of that stamp, to empty cells; as many as there is room for.
@@ -262,12 +263,12 @@ class BlockStore:
             Cleared slots of the first cells, int64 [<=C].
         """
         count = min(cells.numel(), self.room)
-        kept = max(self._free_slots.numel() - count, 0)
-        reused = self._free_slots[kept:]
+        kept = max(self.free_slots.numel() - count, 0)
+        reused = self.free_slots[kept:]
         grown = count - reused.numel()
         if self._used + grown > self.capacity:  # before anything is changed: memory may run out
             self._grow_slots(min(max(self._used + grown, 2 * self.capacity), self.max_gaussians))
-        self._free_slots = self._free_slots[:kept]
+        self.free_slots = self.free_slots[:kept]
         slots = torch.cat((reused, torch.arange(self._used, self._used + grown, device=self.device)))
         self._used += grown
         self.state[slots] = 0
@@ -288,7 +289,7 @@ class BlockStore:
         self.hits[slots] = 0
         self.labels[slots] = NONE
         self.birth[slots] = NONE
-        self._free_slots = torch.cat((self._free_slots, slots))
+        self.free_slots = torch.cat((self.free_slots, slots))
 
     def remove_blocks(self, blocks: Tensor) -> int:
         """Remove blocks [B] with all that is in them; how many Gaussians that were."""
@@ -299,7 +300,7 @@ class BlockStore:
         self._table.remove(keys)
         self.block_key[blocks] = NONE
         self.geometry_revision[blocks] = self.feature_revision[blocks] = self.model_revision[blocks] = 0
-        self._free_blocks = torch.cat((self._free_blocks, blocks))
+        self.free_blocks = torch.cat((self.free_blocks, blocks))
         return slots.numel()
 
     def restore(self, state: MapState) -> None:
@@ -308,7 +309,7 @@ class BlockStore:
         self.clear()
         self.map_id, self.revision, self._births = state.map_id, revision, state.next_birth
         slots = torch.from_numpy(state.slots).to(self.device)
-        self._used, self._block_used = int(state.slots.max(initial=-1)) + 1, len(state.block_key)
+        self._used, self._block_used = len(state.slots) + len(state.free_slots), len(state.block_key)
         self._grow_slots(max(self._used, self.capacity))
         self._grow_blocks(max(self._block_used, len(self.block_key)))
         for name in ("state", "hits", "missed", "last_hit", "slot_cell", "first_seen", "last_seen", "confidence"):
@@ -322,8 +323,8 @@ class BlockStore:
         self.block_seen[: len(keys)] = torch.from_numpy(state.block_seen).to(self.device)
         self.geometry_revision[: len(keys)] = torch.from_numpy(state.pending).to(self.device) * revision
         self.slab.view(-1)[self.slot_cell[slots]] = slots.int()
-        self._free_slots = (self.birth[: self._used] == NONE).nonzero().squeeze(1)
-        self._free_blocks = (keys == NONE).nonzero().squeeze(1)
+        self.free_slots = torch.from_numpy(state.free_slots).to(self.device)
+        self.free_blocks = torch.from_numpy(state.free_blocks).to(self.device)
         there = self.blocks()
         self._table.insert(keys[there], there)
 

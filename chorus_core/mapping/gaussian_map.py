@@ -164,10 +164,8 @@ class GaussianMap:
             raise MapStateError(
                 f"map.voxel_size = {self.config.voxel_size:g}: expected {state.voxel_size:g}, as the saved map has"
             )
-        if int(state.slots.max(initial=-1)) >= self.config.max_gaussians:
-            raise MapStateError(
-                f"map.max_gaussians = {self.config.max_gaussians}: the saved map takes {int(state.slots.max()) + 1}"
-            )
+        if (used := len(state.slots) + len(state.free_slots)) > self.config.max_gaussians:
+            raise MapStateError(f"map.max_gaussians = {self.config.max_gaussians}: the saved map takes {used}")
         self._begin()
         self.store.restore(state)
         self.frames, self.stamp = state.frames, state.stamp

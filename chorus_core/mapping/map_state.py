@@ -28,7 +28,9 @@ class MapState:
         handed_out: N.
         slots, births, slot_cell, hits, missed, last_hit, first_seen, last_seen, state, features, labels, confidence:
             rows of :class:`BlockStore`, [N + H, ...].
+        free_slots: the others, in the order in which they will be taken again, last first, int64 [F].
         block_key, block_seen: of all block ids, int64 [B].
+        free_blocks: ids that have no block, in the order in which they will be taken again, last first, int64.
         pending: blocks that changed since they were encoded last, bool [B].
     """
 
@@ -50,8 +52,10 @@ class MapState:
     features: np.ndarray
     labels: np.ndarray
     confidence: np.ndarray
+    free_slots: np.ndarray
     block_key: np.ndarray
     block_seen: np.ndarray
+    free_blocks: np.ndarray
     pending: np.ndarray
 
     def __post_init__(self) -> None:
@@ -60,12 +64,24 @@ class MapState:
             _check_array(name, getattr(self, name), kind, count, width)
         for name, kind in _BLOCKS.items():
             _check_array(name, getattr(self, name), kind, blocks, ())
+        for name in ("free_slots", "free_blocks"):
+            _check_array(name, getattr(self, name), np.int64, len(getattr(self, name)), ())
         if not 0 <= self.handed_out <= count:
             raise MapStateError(f"handed_out = {self.handed_out}: expected 0 to {count}")
-        for name, end in (("slots", 2**31), ("births", self.next_birth), ("slot_cell", blocks * CELLS)):
+        for name, end in (
+            ("slots", count + len(self.free_slots)),
+            ("births", self.next_birth),
+            ("slot_cell", blocks * CELLS),
+        ):
             values = getattr(self, name)
             if count and (values.min() < 0 or values.max() >= end or len(np.unique(values)) < count):
                 raise MapStateError(f"{name}: expected {count} different numbers from 0 to {end - 1}")
+        for name, used, end in (
+            ("free_slots", self.slots, count + len(self.free_slots)),
+            ("free_blocks", np.flatnonzero(self.block_key != NONE), blocks),
+        ):
+            if not np.array_equal(np.sort(np.concatenate((used, getattr(self, name)))), np.arange(end)):
+                raise MapStateError(f"{name}: expected all numbers below {end} that are not in use")
         if count and (self.block_key[self.slot_cell // CELLS] == NONE).any():
             raise MapStateError("slot_cell: a Gaussian is in a block that is not there")
         keys = self.block_key[self.block_key != NONE]
@@ -91,7 +107,7 @@ _ROWS: dict[str, tuple[type, tuple[int | None, ...]]] = {
 }
 _BLOCKS: dict[str, type] = {"block_key": np.int64, "block_seen": np.int64, "pending": np.bool_}
 
-ARRAYS = (*_ROWS, *_BLOCKS)
+ARRAYS = (*_ROWS, *_BLOCKS, "free_slots", "free_blocks")
 NUMBERS = tuple(f.name for f in fields(MapState) if f.name not in ARRAYS)
 
 
@@ -129,6 +145,8 @@ def read_store(
         next_birth=store.next_birth,
         handed_out=handed_out,
         slots=slots.cpu().numpy(),
+        free_slots=store.free_slots.cpu().numpy().copy(),
+        free_blocks=store.free_blocks.cpu().numpy().copy(),
         block_key=store.block_key[:used].cpu().numpy().copy(),
         block_seen=store.block_seen[:used].cpu().numpy().copy(),
         pending=(store.geometry_revision[:used] > encoded_revision).cpu().numpy(),

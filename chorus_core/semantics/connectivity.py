@@ -65,6 +65,39 @@ def connected_groups(points: np.ndarray, gap: float, min_count: int = 1) -> np.n
     return _by_size(groups, min_count)
 
 
+def connected_groups_of_kinds(points: np.ndarray, kinds: np.ndarray, gap: float) -> np.ndarray:
+    """Groups of points of one kind each, linked as by :func:`connected_groups`.
+
+    Kinds are moved apart along x and grouped together, as many at a time as there is room for.
+
+    Args:
+        points: metres [M, 3].
+        kinds: integer [M].
+        gap: metres, > 0.
+
+    Returns:
+        int64 [M]: numbers from 0 on, in no order.
+
+    Raises:
+        ValueError: as there.
+    """
+    groups = np.zeros(len(points), np.int64)
+    if not len(points):
+        return groups
+    _, kind = np.unique(kinds, return_inverse=True)
+    points = np.asarray(points, dtype=np.float64)
+    apart = float(np.ptp(points[:, 0])) + 2 * gap
+    together = max(int((_MAX_CELLS - 1) * gap / np.sqrt(3) * (1 - 1e-6) / apart), 1)
+    count = 0
+    for first in range(0, int(kind.max()) + 1, together):
+        rows = np.flatnonzero((kind >= first) & (kind < first + together))
+        moved = points[rows]
+        moved[:, 0] += apart * (kind[rows] - first)
+        groups[rows] = connected_groups(moved, gap) + count
+        count = int(groups[rows].max()) + 1
+    return groups
+
+
 def _sort_by_cell(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Order of points by cell, and of each cell its start in that order, its count and its packed key."""
     keys = _pack(cells)

@@ -8,7 +8,7 @@ import numpy as np
 
 from chorus_core.config import SemanticsConfig
 from chorus_core.mapping.mirror import MapMirror, Touched
-from chorus_core.semantics.connectivity import connected_groups
+from chorus_core.semantics.connectivity import connected_groups_of_kinds
 from chorus_core.semantics.objects import SceneObject, make_object
 from chorus_core.semantics.vocabulary import STRUCTURE, Vocabulary
 
@@ -104,8 +104,8 @@ class ObjectTracker:
         pool = pool[self._mirror.labels[pool] >= 0]  # an empty slot has no label
         before = self._groups_of(pool)
         pool, before = (values[self._counts(self._mirror.labels[pool])] for values in (pool, before))
-        groups, count = self._group_by_label(pool)
-        members = _split(groups, count)
+        groups = connected_groups_of_kinds(self._mirror.means[pool], self._mirror.labels[pool], self._config.object_gap)
+        members = _split(groups)
         numbers = self._number(groups, before, members, pool, old)
 
         objects = {number: item for number, item in self.objects.items() if number not in old}
@@ -124,15 +124,6 @@ class ObjectTracker:
         structure = {name.casefold() for name in STRUCTURE}
         things = np.array([name.casefold() not in structure for name in self._vocabulary.labels])
         return things[labels]
-
-    def _group_by_label(self, pool: np.ndarray) -> tuple[np.ndarray, int]:
-        """Number of the connected group of each slot of the pool, from 0 on, int64 [P], and how many there are."""
-        labels, groups, count = self._mirror.labels[pool], np.zeros(len(pool), np.int64), 0
-        for rows in _split(*_numbered(labels)):
-            found = connected_groups(self._mirror.means[pool[rows]], self._config.object_gap)
-            groups[rows] = found + count
-            count += int(found.max()) + 1
-        return groups, count
 
     def _number(
         self,
@@ -197,16 +188,10 @@ def _overlaps(before: np.ndarray, groups: np.ndarray) -> Iterator[tuple[int, int
     yield from zip(numbers[old[order]].tolist(), new[order].tolist(), shared[order].tolist(), strict=True)
 
 
-def _numbered(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Distinct values as numbers from 0 on [P], and how many there are."""
-    distinct, numbers = np.unique(values, return_inverse=True)
-    return numbers, len(distinct)
-
-
-def _split(groups: np.ndarray, count: int) -> list[np.ndarray]:
-    """Places of the members of each of ``count`` groups, ascending."""
+def _split(groups: np.ndarray) -> list[np.ndarray]:
+    """Places of the members of each group, numbered from 0 on without a gap [P], ascending."""
     order = np.argsort(groups, kind="stable")
-    return np.split(order, np.searchsorted(groups[order], np.arange(1, count))) if count else []
+    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(groups) else []
 
 
 def by_size(objects: Iterable[SceneObject]) -> list[SceneObject]:

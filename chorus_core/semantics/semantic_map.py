@@ -300,8 +300,8 @@ class SemanticMap:
             with self.map.lock:
                 self.stamp = saved.stamp
                 if saved.vocabulary.labels != self._vocabulary.labels:
-                    slots = (self.map.store.labels >= 0).nonzero().squeeze(1)
-                    self.map.relabel(slots, *classify(self.map.store.features[slots], self._label_embeddings))
+                    known = (self.map.store.labels >= 0).nonzero().squeeze(1)
+                    self.map.relabel(known, *classify(self.map.store.features[known], self._label_embeddings))
             self._mirror = MapMirror(self.map)
             self._tracker = ObjectTracker(self._mirror, self._vocabulary, self.config)
             self._mirror.refresh()

@@ -24,7 +24,8 @@ def block_content(map_: GaussianMap, block: torch.Tensor) -> Block:
     """What a block hands out, by birth: geometry, label and confidence."""
     store, slots = map_.store, map_.export_blocks(block[None]).slots
     values = torch.cat(
-        (store.state[slots, MEAN], store.state[slots, COLOR], store.labels[slots, None], store.confidence[slots, None]), 1
+        (store.state[slots, MEAN], store.state[slots, COLOR], store.labels[slots, None], store.confidence[slots, None]),
+        1,
     )
     return dict(zip(store.birth[slots].tolist(), map(tuple, values.tolist()), strict=True))
 
@@ -133,7 +134,9 @@ def test_meaning_of_what_is_no_longer_there_is_not_kept() -> None:
     there = map_.still_there(old.slots, old.births)
     assert not there.any()
     count = len(old.slots)
-    assert map_.describe(old.slots, old.births, torch.ones(count, 1).half(), torch.zeros(count), torch.ones(count), 1) == 0
+    assert (
+        map_.describe(old.slots, old.births, torch.ones(count, 1).half(), torch.zeros(count), torch.ones(count), 1) == 0
+    )
     assert bool((map_.store.labels == -1).all())
 
 

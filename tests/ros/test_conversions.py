@@ -282,7 +282,9 @@ def test_object_message() -> None:
 
 
 def test_markers_replace_what_was_shown() -> None:
-    array = conversions.marker_messages(header("map"), [Thing(id=4), Thing(label="table", id=9)], [(255, 0, 0), (0, 0, 255)])
+    array = conversions.marker_messages(
+        header("map"), [Thing(id=4), Thing(label="table", id=9)], [(255, 0, 0), (0, 0, 255)]
+    )
     assert array.markers[0].action == Marker.DELETEALL
     shown = [(m.ns, m.id, m.type) for m in array.markers[1:]]
     kinds = (("boxes", Marker.CUBE), ("names", Marker.TEXT_VIEW_FACING))

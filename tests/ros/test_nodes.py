@@ -255,6 +255,7 @@ def garbage(_: Path, folder: Path) -> Path:
         ("encoder.checkpoint", "no/such/model", "no/such/model"),
         ("encoder.checkpoint", cut_short, "cut_short"),
         ("encoder.checkpoint", garbage, "garbage.pth"),
+        ("publish.load_map", "no/such/map.ply", "no/such/map.ply"),
     ],
 )
 def test_bad_start_is_one_clear_line(name: str, value: Any, expected: str, checkpoint: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from chorus_core.semantics import connectivity
-from chorus_core.semantics.connectivity import connected_groups
+from chorus_core.semantics.connectivity import connected_groups, connected_groups_of_kinds
 
 
 def brute_force(points: np.ndarray, gap: float, min_count: int) -> list[frozenset[int]]:
@@ -98,3 +98,23 @@ def test_nothing_and_one() -> None:
 def test_bad_input(points: np.ndarray, gap: float, min_count: int, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         connected_groups(points, gap, min_count)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3]), st.sampled_from([3.0, 4000.0]))
+@settings(max_examples=40, deadline=None)
+def test_groups_of_kinds_are_those_of_each_kind_alone(seed: int, gap: float, extent: float) -> None:
+    """Also where the kinds moved apart would fill more cells than there are."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(0, 120))
+    points = rng.uniform(0, 1, (count, 3)) * (1.0, 0.3, 0.1)
+    points[: count // 10, 0] *= extent
+    kinds = rng.integers(0, 30, count) * 7 - 3
+    found = connected_groups_of_kinds(points, kinds, gap)
+    pairs = set()
+    for kind in np.unique(kinds):
+        rows = np.flatnonzero(kinds == kind)
+        groups = connected_groups(points[rows], gap)
+        alike = groups[:, None] == groups
+        pairs |= set(zip(*(rows[places].tolist() for places in np.nonzero(alike)), strict=True))
+    assert pairs == {(a, b) for a in range(count) for b in range(count) if found[a] == found[b]}
+    assert set(found.tolist()) == set(range(len(set(found.tolist()))))
