@@ -65,15 +65,22 @@ class Map:
         """Encode again what the scheduler hands out after blocks changed, given by their centres [B, 3]."""
         self._scheduler.add(blocks, BLOCK)
         self.read = self.regions = 0
-        while (region := self._scheduler.next(self.scene.means)) is not None:
+        while (region := self._scheduler.next(len(self.scene), self._count)) is not None:
+            context = region.reads(self.scene.means).nonzero().squeeze(1)
+            read = self.scene[context]
+            owned = region.owns(read.means)
             found = self._encoder.encode_heads(
-                self.scene[region.context], self._bases, asked=region.owned, origin=self._origin,
-                max_points=2 * self._options.max_gaussians,
-            )  # fmt: skip
+                read, self._bases, asked=owned, origin=self._origin, max_points=2 * self._options.max_gaussians
+            )
             for head, features in found.items():
-                self.features[head][region.owned_indices] = features
-            self.read += len(region.context)
+                self.features[head][context[owned]] = features
+            self.read += len(context)
             self.regions += 1
+
+    def _count(self, corners: Tensor) -> int:
+        low, high = corners.to(self.scene.device)
+        plane = self.scene.means[:, :2]
+        return int(((plane >= low) & (plane <= high)).all(dim=1).sum())
 
 
 def change(scene: Gaussians, share: float, place: tuple[float, float]) -> tuple[Gaussians, Tensor]:

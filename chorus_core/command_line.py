@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from rich.table import Table
 
 from chorus_core import config as configuration
 from chorus_core.config import Config
-from chorus_core.encoder import ChorusEncoder, EncodeOptions
+from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.checkpoint import shipped_models
+from chorus_core.encoder.features import OrientedPoints, encode_features
 from chorus_core.encoder.hub import is_hub_name
 from chorus_core.encoder.normals import complete_normals
 from chorus_core.io.any_scene import FORMS, is_scene, load_any_scene
@@ -94,16 +96,10 @@ def _write_features(out: Path, scene: Scene, arguments: argparse.Namespace, conf
         raise ValueError(f"--head {head}: the model has {', '.join(sorted(encoder.model.config.heads))}, or none")
     size = arguments.grid or encoder.model.config.grid_size
     choice = _choose(scene, size, arguments, config)
-    how = EncodeOptions(
-        grid_size=size, max_points=options.max_gaussians, memory_gib=options.memory_gib, halo=options.halo,
-        per_voxel=options.per_voxel,
-    )  # fmt: skip
     chosen = scene.content[choice.rows]
     if isinstance(chosen, PointCloud):
-        normals = complete_normals(chosen.points, chosen.normals)
-        found = encoder.encode_points(chosen.points, chosen.colors, normals, head, **how)
-    else:
-        found = encoder.encode(chosen, head, **how)
+        chosen = OrientedPoints(chosen.points, chosen.colors, complete_normals(chosen.points, chosen.normals))
+    found = encode_features(encoder, chosen, replace(options, smoothing=0), head=head, grid_size=size)
     kept = scene.kept.clone()
     kept[scene.kept] = choice.rows
     features = torch.zeros((len(kept), encoder.width(head)), dtype=torch.float16)

@@ -21,8 +21,7 @@ import torch
 
 from chorus_core.config import Config, ConfigError, changes
 from chorus_core.encoder import ChorusEncoder
-from chorus_core.encoder.inputs import grid_origin
-from chorus_core.encoder.smoothing import smooth
+from chorus_core.encoder.features import encode_features, encoding_grid
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.map_file import ModelReference, load_map_state, save_bare_map, save_map
@@ -222,20 +221,10 @@ class Pipeline:
             grid_size: edge of the encoder's voxels, metres; the model's own, or the map's if coarser, by default.
             asked: which of them are described, bool [N], the others being context; all by default.
         """
-        options = self.config.encoder
-        size = grid_size or self._grid_size
-        # In plan from the world's own corner: a part of the map is pooled as it was when more or less was there. In
-        # height from the lowest cell, as in training: a floor must not lie on the border of pooled cells.
-        origin = grid_origin(gaussians.means, size) if len(gaussians) else torch.zeros(3, dtype=torch.int64)
-        origin[:2] = 0
-        features = self.encoder.encode(
-            gaussians, self.semantics.text.head, self.encoder.basis.get("basis"), grid_size=size,
-            max_points=options.max_gaussians, memory_gib=options.memory_gib, halo=options.halo,
-            per_voxel=options.per_voxel, origin=origin,
-            asked=asked,
+        return encode_features(
+            self.encoder, gaussians, self.config.encoder, head=self.semantics.text.head,
+            basis=self.encoder.basis.get("basis"), grid_size=grid_size or self._grid_size, wanted=asked,
         )  # fmt: skip
-        means = gaussians.means if asked is None else gaussians.means[asked]
-        return smooth(features, means, size, options.smoothing)
 
     def label(self, gaussians: Gaussians, grid_size: float | None = None) -> LabelledMap:
         """A scene that no robot mapped, encoded, labelled and with its objects; the map stays as it is.
@@ -250,7 +239,7 @@ class Pipeline:
 
     @property
     def _grid_size(self) -> float:
-        return max(self.config.map.voxel_size, self.encoder.model.config.grid_size)
+        return encoding_grid(self.encoder.model.config, self.config.map.voxel_size)
 
     def _encode_region(self, context: MapSnapshot, region: Region, owned: torch.Tensor) -> None:
         with self._timed("encode"):
@@ -363,15 +352,16 @@ class Pipeline:
             OSError: there is no such ``.ply``, or it is not readable.
         """
         labelled, made_by, state = load_map_state(path)
-        with self._encode_lock, self.map.lock:
-            encoded = self.map.restore(state)
-            self._gate = FrameGate(self.config.gate)
-            self._scheduler, self._encoded = RegionScheduler(self.config.encoder), encoded
-            self._begin_counting()
-            if not made_by.made_the_same(self.model_reference):
-                logger.warning("%s was encoded by %s: it is encoded again", path, made_by.name)
-                self.map.forget_meaning()
-        self.semantics.adopt(labelled, state.slots[: state.handed_out])
+        with self._encode_lock:
+            with self.map.lock:
+                encoded = self.map.restore(state)
+                self._gate = FrameGate(self.config.gate)
+                self._scheduler, self._encoded = RegionScheduler(self.config.encoder), encoded
+                self._begin_counting()
+                if not made_by.made_the_same(self.model_reference):
+                    logger.warning("%s was encoded by %s: it is encoded again", path, made_by.name)
+                    self.map.forget_meaning()
+            self.semantics.adopt(labelled, state.slots[: state.handed_out])
 
     @property
     def model_reference(self) -> ModelReference:
@@ -399,12 +389,13 @@ class Pipeline:
 
     def reset(self) -> None:
         """Forget the map and its meaning, and count from zero; keep model, vocabulary and settings."""
-        with self._encode_lock, self.map.lock:
-            self.map.clear()
-            self._gate = FrameGate(self.config.gate)
+        with self._encode_lock:
+            with self.map.lock:
+                self.map.clear()
+                self._gate = FrameGate(self.config.gate)
+                self._scheduler, self._encoded = RegionScheduler(self.config.encoder), Cursor()
+                self._begin_counting()
             self.semantics.forget()
-            self._scheduler, self._encoded = RegionScheduler(self.config.encoder), Cursor()
-            self._begin_counting()
 
     def start(self) -> None:
         """Encode in the background until :meth:`stop`."""

@@ -164,7 +164,13 @@ class ChorusEncoder:
             return self._encode(on_device.means, channels, priority, outputs, **how)
 
     def encode_points(
-        self, points: Tensor, colors: Tensor, normals: Tensor, head: str | None = "lang", **how: Unpack[EncodeOptions]
+        self,
+        points: Tensor,
+        colors: Tensor,
+        normals: Tensor,
+        head: str | None = "lang",
+        basis: Tensor | None = None,
+        **how: Unpack[EncodeOptions],
     ) -> Tensor:
         """Features of each point of a cloud, for models of the point variant, float16 [N, d].
 
@@ -173,6 +179,7 @@ class ChorusEncoder:
             colors: in [0, 1] [N, 3].
             normals: [N, 3].
             head: teacher space to project to; None gives the upcast features.
+            basis: orthonormal columns to store the features in [d_t, d]; None keeps them as they are.
             how: see :class:`EncodeOptions`.
 
         Raises:
@@ -181,7 +188,7 @@ class ChorusEncoder:
         points, colors, normals = (t.to(self.device, torch.float32) for t in (points, colors, normals))
         channels = point_channels(points, colors, normals)
         with current(self.device):
-            return self._encode(points, channels, None, {head: None}, **how)[head]
+            return self._encode(points, channels, None, {head: basis}, **how)[head]
 
     @torch.inference_mode()
     def _encode(

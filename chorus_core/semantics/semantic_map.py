@@ -286,8 +286,9 @@ class SemanticMap:
             return copied
 
     def forget(self) -> None:
-        """The map begins anew, without meaning."""
+        """The map has begun anew, without meaning."""
         self.stamp = 0
+        self.follow()
 
     def adopt(self, saved: LabelledMap, slots: np.ndarray) -> None:
         """The map was read from a file: take over its objects, and label it with the words in use, not the saved ones.

@@ -50,7 +50,9 @@ def test_drops_after_a_reset_warn_too() -> None:
 def status_of(**fields: Any) -> PipelineStatus:
     """A healthy pipeline, but for what is given."""
     healthy = PipelineStatus(
+        map_id="0",
         gaussians=10,
+        objects=1,
         frames=3,
         held={},
         encodes=2,

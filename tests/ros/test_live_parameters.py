@@ -62,12 +62,12 @@ def test_values_reach_what_uses_them(node: PerceptionNode) -> None:
 
 
 def test_objects_are_shown_anew_when_their_gap_changes(node: PerceptionNode) -> None:
-    before = node._pipeline.semantics.current
+    before = node._pipeline.semantics.version
     assert setting(node, "semantics.object_gap", 0.3).successful
-    assert node._pipeline.semantics.current is not before
-    now = node._pipeline.semantics.current
+    assert node._pipeline.semantics.version != before
+    now = node._pipeline.semantics.version
     assert setting(node, "publish.status_period", 1.5).successful
-    assert node._pipeline.semantics.current is now
+    assert node._pipeline.semantics.version == now
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from chorus_core.config import EncoderConfig
 from chorus_core.encoder import ChorusEncoder
-from chorus_core.encoder.smoothing import smooth
+from chorus_core.encoder.features import encode_features, encoding_grid
 from chorus_core.semantics.relevancy import classify
 from training.language import LanguageTargets
 from training.metrics import confusion, summarize
@@ -66,9 +65,8 @@ def encode_scenes(
     for path in tqdm(paths, desc=f"encode {subset}", disable=None):
         scene = load_scene(path)
         voxel = float(scene.facts["voxel_size"])
-        grid = max(voxel, encoder.model.config.grid_size)
-        features = encoder.encode(scene.gaussians, head=head, grid_size=grid).cpu()
-        features = smooth(features, scene.gaussians.means, grid, EncoderConfig().smoothing)  # as the pipeline does
+        grid = encoding_grid(encoder.model.config, voxel)
+        features = encode_features(encoder, scene.gaussians, head=head, grid_size=grid).cpu()
         known = {category: place for place, category in enumerate(bank.categories)}
         if foreign := sorted({i.category for i in scene.instances} - set(known)):
             logger.warning("%s: %s not in the language bank, taken as unlabelled", path.stem, ", ".join(foreign))

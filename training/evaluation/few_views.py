@@ -19,6 +19,7 @@ from torch import Tensor
 from chorus_core.config import EncoderConfig, MapConfig
 from chorus_core.distillation.lifting import Lifter
 from chorus_core.encoder import ChorusEncoder
+from chorus_core.encoder.features import encode_features, encoding_grid
 from chorus_core.encoder.smoothing import smooth
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
@@ -56,11 +57,9 @@ class Room:
     voxel_size: float
 
     def with_features(self, features: Tensor) -> EncodedScene:
-        """The room with features [N, D] on their device, smoothed as the pipeline does."""
-        means = self.gaussians.means
-        smoothed = smooth(features.float(), means, self.voxel_size, EncoderConfig().smoothing)
-        points = means.numpy()
-        return EncodedScene(self.name, points, smoothed, self.category, self.instance, self.object_ids, self.voxel_size)
+        """The room with features [N, D] on their device."""
+        points = self.gaussians.means.numpy()
+        return EncodedScene(self.name, points, features, self.category, self.instance, self.object_ids, self.voxel_size)
 
 
 def few_view_rooms(
@@ -107,7 +106,10 @@ def _map(frames: Sequence[RgbdFrame], voxel_size: float, device: torch.device | 
 
 @torch.inference_mode()
 def lift_directly(room: Room, teacher: Teacher, device: torch.device, head: str = "lang") -> Tensor:
-    """What the teacher says of each Gaussian, unit features [N, D]; unseen ones take their nearest neighbour's."""
+    """What the teacher says of each Gaussian, unit features [N, D]; unseen ones take their nearest neighbour's.
+
+    They are smoothed as the encoder's are.
+    """
     gaussians = room.gaussians.to(device)
     lifter = Lifter(len(gaussians), teacher.heads[head], device)
     for frame in room.frames:
@@ -118,9 +120,10 @@ def lift_directly(room: Room, teacher: Teacher, device: torch.device, head: str 
         points, said = room.gaussians.means.numpy(), valid.cpu().numpy()
         nearest = np.flatnonzero(said)[cKDTree(points[said]).query(points[~said])[1]]
         features[~valid] = features[torch.from_numpy(nearest).to(device)]
-    return features
+    return smooth(features.float(), room.gaussians.means, room.voxel_size, EncoderConfig().smoothing)
 
 
 def encode_room(room: Room, encoder: ChorusEncoder, head: str = "lang") -> Tensor:
     """The encoder's features of each Gaussian [N, D]."""
-    return encoder.encode(room.gaussians, head, grid_size=max(room.voxel_size, encoder.model.config.grid_size))
+    grid_size = encoding_grid(encoder.model.config, room.voxel_size)
+    return encode_features(encoder, room.gaussians, head=head, grid_size=grid_size)

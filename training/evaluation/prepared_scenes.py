@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from chorus_core.encoder import ChorusEncoder, ModelConfig
+from chorus_core.config import EncoderConfig
+from chorus_core.encoder import ChorusEncoder
+from chorus_core.encoder.features import OrientedPoints, encode_features, encoding_grid
 from chorus_core.encoder.inputs import POINT_CHANNELS
 from chorus_core.io.documents import read_json
 from chorus_core.io.errors import reading
@@ -102,13 +104,12 @@ def scene_classes(folders: Sequence[Path]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def encoding_grid(scene: PreparedScene, config: ModelConfig) -> float:
-    """Edge of the voxels to encode a scene at, metres: the model's own, or the map's where that is coarser."""
-    return max(scene.info.voxel_size, config.grid_size)
-
-
 def encode_scene(
-    encoder: ChorusEncoder, scene: PreparedScene, head: str | None = "lang", grid_size: float | None = None
+    encoder: ChorusEncoder,
+    scene: PreparedScene,
+    head: str | None = "lang",
+    grid_size: float | None = None,
+    smoothing: int = 0,
 ) -> Tensor:
     """Features of each Gaussian, whichever input the model reads.
 
@@ -116,16 +117,17 @@ def encode_scene(
 
     Args:
         head: teacher space; None gives the upcast features.
-        grid_size: metres; :func:`encoding_grid` by default.
+        grid_size: metres; :func:`~chorus_core.encoder.features.encoding_grid` by default.
+        smoothing: rounds of averaging over neighbouring voxels, as the pipeline does; none in the paper's protocol.
 
     Returns:
         float16 on the encoder's device [N, d].
     """
-    grid_size = grid_size or encoding_grid(scene, encoder.model.config)
-    g = scene.gaussians
-    if encoder.model.config.in_channels == POINT_CHANNELS:
-        return encoder.encode_points(g.means, g.colors, scene.normals, head=head, grid_size=grid_size)
-    return encoder.encode(g, head=head, grid_size=grid_size)
+    g, options = scene.gaussians, replace(EncoderConfig(), smoothing=smoothing)
+    points = encoder.model.config.in_channels == POINT_CHANNELS
+    read = OrientedPoints(g.means, g.colors, scene.normals) if points else g
+    grid_size = grid_size or encoding_grid(encoder.model.config, scene.info.voxel_size)
+    return encode_features(encoder, read, options, head=head, grid_size=grid_size)
 
 
 def lifted_scene(scene: PreparedScene, head: str) -> Tensor:

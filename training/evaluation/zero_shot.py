@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from chorus_core.encoder import ChorusEncoder
-from chorus_core.encoder.smoothing import smooth
 from chorus_core.semantics.relevancy import classify
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary, encode_labels
-from training.evaluation.prepared_scenes import EvaluationScene, encode_scene, encoding_grid, lifted_scene
+from training.evaluation.prepared_scenes import EvaluationScene, encode_scene, lifted_scene
 from training.evaluation.segmentation import SegmentationScore
 from training.prepared import PreparedScene
 
@@ -37,11 +36,7 @@ def encoded_features(encoder: ChorusEncoder, head: str = "lang", smoothing: int 
         smoothing: rounds of averaging over neighbouring voxels, as the pipeline does; none in the paper's protocol.
     """
 
-    def features(scene: PreparedScene) -> Tensor:
-        found = encode_scene(encoder, scene, head)
-        return smooth(found, scene.gaussians.means, encoding_grid(scene, encoder.model.config), smoothing)
-
-    return features
+    return lambda scene: encode_scene(encoder, scene, head, smoothing=smoothing)
 
 
 def lifted_features(head: str = "lang") -> FeatureSource:
