@@ -99,7 +99,7 @@ class Step:
             features = self._features(self._context.gaussians.means[self._owned])
             return lambda: self.semantics.update(self._context[self._owned], features)
         if stage == "objects":
-            return lambda: self.semantics._tracker.update(self._touched)
+            return self.semantics.follow
         return {"take": self._take, "rows": self._rows, "cloud": self._cloud}[stage]
 
     def _take(self) -> None:
@@ -115,7 +115,7 @@ class Step:
                 self.pipeline._scheduler._changes.clear()
 
     def _rows(self) -> None:
-        self._touched = self.semantics._mirror.refresh()
+        self.semantics._refresh()
 
     def _cloud(self) -> bytes:
         with self.semantics.rows() as rows:

@@ -80,7 +80,7 @@ def _beside(scene: Path, ending: str) -> Path:
 
 def _write_map(out: Path, scene: Scene, arguments: argparse.Namespace, config: Config) -> Choice:
     pipeline = Pipeline(config)
-    size = arguments.grid or pipeline.encoder.model.config.grid_size
+    size = arguments.grid or config.encoder.grid_size or pipeline.encoder.grid_size
     choice = _choose(scene, size, arguments, config)
     labelled = pipeline.label(scene.content[choice.rows], size)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def _write_features(out: Path, scene: Scene, arguments: argparse.Namespace, conf
     head = None if arguments.head == "none" else arguments.head
     if head is not None and head not in encoder.model.config.heads:
         raise ValueError(f"--head {head}: the model has {', '.join(sorted(encoder.model.config.heads))}, or none")
-    size = arguments.grid or encoder.model.config.grid_size
+    size = arguments.grid or options.grid_size or encoder.grid_size
     choice = _choose(scene, size, arguments, config)
     chosen = scene.content[choice.rows]
     if isinstance(chosen, PointCloud):

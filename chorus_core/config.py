@@ -131,7 +131,15 @@ class EncoderConfig:
     checkpoint: str = option("chorus_mini", "name of a shipped model, or path of a checkpoint")
     device: str = option("auto", "where the encoder runs", choices=("auto", "cpu", "cuda"))
     period: float = option(2.0, "seconds between background encodes at least", ge=_SHORTEST, le=_LONGEST, dynamic=True)
-    max_gaussians: int = option(60_000, "Gaussians encoded in one pass; larger regions are tiled", ge=1000, le=_MANY)
+    grid_size: float = option(
+        0.0,
+        "edge of the encoder's voxels in metres, or the map's where that is coarser; 0 takes what the model reads best",
+        ge=0.0,
+        le=10.0,
+    )
+    max_gaussians: int = option(
+        60_000, "Gaussians encoded in one pass, one a voxel of the encoder; larger regions are tiled", ge=1000, le=_MANY
+    )
     memory_gib: float = option(
         0.0,
         "GiB that an encode may allocate, its weights and output included; smaller passes then; 0 sets no limit",
@@ -140,7 +148,10 @@ class EncoderConfig:
     )
     halo: float = option(0.8, "metres of context around an encoded region", ge=0.0, le=1000.0)
     min_context: int = option(
-        25_000, "Gaussians read around a change at least; the halo widens until there are as many", ge=0, le=_MANY
+        25_000,
+        "Gaussians, one a voxel of the encoder, read around a change at least; the halo widens until there are as many",
+        ge=0,
+        le=_MANY,
     )
     min_gaussians: int = option(500, "no encode before the map holds as many", ge=1, le=_MANY)
     per_voxel: str = option(

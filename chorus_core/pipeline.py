@@ -179,7 +179,7 @@ class Pipeline:
                     return None
                 self._note_changes()
                 with self._timed("snapshot"):
-                    region = self._scheduler.next(total, lambda box: self.map.count_in(self.map.blocks_within(box)))
+                    region = self._scheduler.next(max(self._voxels(total), min(total, 1)), self._voxels_within)
                     if region is None:
                         return None
                     context = self._copy(region)
@@ -239,7 +239,14 @@ class Pipeline:
 
     @property
     def _grid_size(self) -> float:
-        return encoding_grid(self.encoder.model.config, self.config.map.voxel_size)
+        return encoding_grid(self.encoder, self.config.map.voxel_size, self.config.encoder)
+
+    def _voxels(self, gaussians: int) -> int:
+        """Voxels of the encoder that so many Gaussians of the map fill on a surface."""
+        return round(gaussians * (self.config.map.voxel_size / self._grid_size) ** 2)
+
+    def _voxels_within(self, corners: torch.Tensor) -> int:
+        return self._voxels(self.map.count_in(self.map.blocks_within(corners)))
 
     def _encode_region(self, context: MapSnapshot, region: Region, owned: torch.Tensor) -> None:
         with self._timed("encode"):
@@ -249,12 +256,13 @@ class Pipeline:
         with self._timed("label"):
             self.semantics.update(context[owned], features[owned[asked].to(features.device)])
         with self._timed("objects"):
-            self.semantics.follow()
+            self.semantics.keep_up()
 
     def encode_all(self) -> None:
         """Encode until nothing is left that changed, however small the map is."""
         while self.encode_step(least=1) is not None:
             pass
+        self.semantics.follow()
 
     # ---- questions --------------------------------------------------------------------------------------------
 

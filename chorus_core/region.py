@@ -122,7 +122,7 @@ class RegionScheduler:
         """The next region of the map, or None where nothing changed.
 
         Args:
-            total: Gaussians in the map.
+            total: Gaussians in the map, one a voxel of the encoder.
             count: how many are in a rectangle in plan.
         """
         if not self._changes or total == 0:

@@ -82,7 +82,7 @@ def test_features_of_any_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str
     features, kept, facts = load_features(out)
     assert kept.all()
     assert torch.allclose(features.float(), expected.float(), atol=2e-3), "rows in the order of the file"
-    assert (facts["model"], facts["head"], facts["grid_size"]) == ("chorus_mini", "lang", 0.02)
+    assert (facts["model"], facts["head"], facts["grid_size"]) == ("chorus_mini", "lang", 0.04)
     several = ["--grid", "0.3", "--head", "none", "--drop-outliers", "--set", "encoder.per_voxel=fragments"]
     assert main(["encode", str(tmp_path / "scene.ply"), "-o", str(out), *several]) == 0
     features, kept, facts = load_features(out)
@@ -132,11 +132,11 @@ def test_bad_and_far_rows_do_not_ruin_a_scene(tmp_path: Path, capsys: pytest.Cap
     assert main(["encode", str(tmp_path / "good.ply"), "-o", str(out)]) == 0
     expected = load_features(out)[0]
     assert main(["encode", str(tmp_path / "scene.ply"), "-o", str(out)]) == 0
-    assert "299 Gaussians encoded, 1 left out (1 beyond the grid's 1308 m)" in capsys.readouterr().out
+    assert "299 Gaussians encoded, 1 left out (1 beyond the grid's 2616 m)" in capsys.readouterr().out
     features, kept, facts = load_features(out)
     assert kept.tolist() == [False] + [True] * 299
     assert torch.equal(features[1:], expected)
-    assert facts["left_out"] == {"beyond the grid's 1308 m": 1}
+    assert facts["left_out"] == {"beyond the grid's 2616 m": 1}
     data = (tmp_path / "scene.ply").read_bytes()
     start = data.index(b"end_header\n") + 11
     (tmp_path / "scene.ply").write_bytes(data[:start] + np.float32(np.nan).tobytes() + data[start + 4 :])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chorus_core.encoder.acceleration import current
-from chorus_core.encoder.checkpoint import read_model
+from chorus_core.encoder.checkpoint import CheckpointError, read_model
 from chorus_core.encoder.fragments import mean_of_fragments
 from chorus_core.encoder.hierarchy import Level
 from chorus_core.encoder.inference import InferenceModel, default_precision
@@ -27,8 +27,10 @@ from chorus_core.encoder.inputs import (
 from chorus_core.encoder.memory import PassPlan, plan_pass
 from chorus_core.encoder.model import ChorusModel
 from chorus_core.encoder.placement import Placement, place
-from chorus_core.encoder.tiles import tiles
+from chorus_core.encoder.tiles import tiles, voxel_tiles
 from chorus_core.gaussians import Gaussians
+from chorus_core.io.architecture import check_number
+from chorus_core.io.errors import reading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -49,7 +51,7 @@ class EncodeOptions(TypedDict, total=False):
     Attributes:
         grid_size: edge of the encoder's voxels, metres; the model's own by default. A map made at a coarser voxel size
             is best encoded at that size.
-        max_points: larger scenes are encoded in tiles of at most as many; 500,000 by default.
+        max_points: larger scenes are encoded in tiles of at most as many occupied voxels; 500,000 by default.
         memory_gib: tiles so small that the encode allocates no more than this; 0 or None sets no limit.
         halo: metres of context around a tile; 0.8 by default.
         per_voxel: what stands for several Gaussians of a voxel, see :data:`PerVoxel`; "first" by default.
@@ -80,6 +82,10 @@ class ChorusEncoder:
         basis: tensors of the compact feature space, see :class:`chorus_core.semantics.relevancy.FeatureBasis`.
         device: where it runs.
         precision: bfloat16 or float32; None takes bfloat16 on GPUs that have it, float32 elsewhere.
+
+    Attributes:
+        grid_size: edge of the voxels that the model reads best, metres: what its description says, or what it was
+            trained on.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class ChorusEncoder:
         self.description = description or {}
         self.basis = {name: tensor.to(self.device) for name, tensor in (basis or {}).items()}
         self.precision = precision or default_precision(self.device)
+        self.grid_size = _grid_size(self.description, model)
         self.head_rows = _HEAD_ROWS["cuda" if self.device.type == "cuda" else "cpu"]
 
     @classmethod
@@ -105,7 +112,8 @@ class ChorusEncoder:
             CheckpointError: missing, damaged, or of another architecture (the keys are named).
         """
         model, description, basis = read_model(name_or_path)
-        return cls(model.eval(), description, basis, device)
+        with reading(name_or_path, CheckpointError):
+            return cls(model.eval(), description, basis, device)
 
     @cached_property
     def inference(self) -> InferenceModel:
@@ -213,7 +221,7 @@ class ChorusEncoder:
         plan = PassPlan(max_points, self.head_rows)
         if memory_gib:
             plan = self.plan(memory_gib, count, outputs, per_voxel)
-        size = grid_size or config.grid_size
+        size = grid_size or self.grid_size
         if origin is None and count:
             origin = grid_origin(points, size)
         origin = None if origin is None else origin.to(self.device)
@@ -223,7 +231,12 @@ class ChorusEncoder:
         widths = self._widths(outputs).items()
         out = {head: torch.empty((rows, d), dtype=torch.float16, device=self.device) for head, d in widths}
         read = partial(self._pass, head_rows=plan.head_rows)
-        for region, owned in tiles(points, min(max_points, plan.voxels), halo):
+        # Points of a voxel take memory, too: a budget counts each of them.
+        if memory_gib:
+            cut = tiles(points, min(max_points, plan.voxels), halo)
+        else:
+            cut = voxel_tiles(points, size, max_points, halo)
+        for region, owned in cut:
             if asked is not None:
                 owned = owned & asked[region]
                 if not bool(owned.any()):
@@ -279,3 +292,10 @@ class ChorusEncoder:
         if head is not None and head not in self.model.config.raw_heads:
             mean = torch.nn.functional.normalize(mean, dim=1)
         return (mean if basis is None else mean @ basis.float()).half()
+
+
+def _grid_size(description: Mapping[str, Any], model: ChorusModel) -> float:
+    """What a description says, or else what the model was trained on."""
+    size = description.get("grid_size", model.config.grid_size)
+    check_number("grid_size", size, 1e-4, 10.0)
+    return float(size)

@@ -10,7 +10,6 @@ from torch import Tensor
 from chorus_core.config import EncoderConfig
 from chorus_core.encoder.encoder import ChorusEncoder, EncodeOptions
 from chorus_core.encoder.inputs import grid_origin
-from chorus_core.encoder.model import ModelConfig
 from chorus_core.encoder.smoothing import smooth
 from chorus_core.gaussians import Gaussians
 
@@ -54,8 +53,8 @@ def encode_features(
         options: size of a pass, halo, several in a voxel, and rounds of smoothing; the defaults of the pipeline.
         head: teacher space; None gives the upcast features.
         basis: orthonormal columns to store features in [D, d]; None keeps them as they are.
-        grid_size: edge of the encoder's voxels, metres; the model's own by default. A map is encoded on its own grid
-            where that is coarser: see :func:`encoding_grid`.
+        grid_size: edge of the encoder's voxels, metres; that of the options by default. A map is encoded on its own
+            grid where that is coarser: see :func:`encoding_grid`.
         wanted: which of them features are returned of, bool [N], the others being context; all by default.
 
     Returns:
@@ -66,7 +65,7 @@ def encode_features(
         ValueError: the model reads other input, or ``options.memory_gib`` does not suffice.
     """
     options = options or EncoderConfig()
-    size = grid_size or encoder.model.config.grid_size
+    size = grid_size or options.grid_size or encoder.grid_size
     origin = grid_origin(scene.means, size) if len(scene) else torch.zeros(3, dtype=torch.int64)
     origin[:2] = 0
     how = EncodeOptions(
@@ -80,6 +79,6 @@ def encode_features(
     return smooth(found, scene.means if wanted is None else scene.means[wanted], size, options.smoothing)
 
 
-def encoding_grid(config: ModelConfig, voxel_size: float) -> float:
-    """Edge of the voxels to encode a map at, metres: the model's own, or the map's where that is coarser."""
-    return max(voxel_size, config.grid_size)
+def encoding_grid(encoder: ChorusEncoder, voxel_size: float, options: EncoderConfig | None = None) -> float:
+    """Edge of the voxels to encode a map at, metres: what options or model say, or the map's if that is coarser."""
+    return max(voxel_size, (options or EncoderConfig()).grid_size or encoder.grid_size)

@@ -1,4 +1,8 @@
-"""Cut a large scene into regions that fit one encoder pass, each read with a margin of context around it."""
+"""Cut a large scene into regions that fit one encoder pass, each read with a margin of context around it.
+
+A pass costs what its voxels do. A scene on a finer grid than the encoder's has several points in each: they are
+counted once, and stay together.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,33 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+
+def voxel_tiles(points: Tensor, grid_size: float, max_voxels: int, halo: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """:func:`tiles` of at most so many occupied voxels of an edge in metres; a voxel's points are in the same ones.
+
+    Yields:
+        As there, of the points.
+    """
+    if len(points) <= max_voxels:
+        yield from tiles(points, max_voxels, halo)
+        return
+    grid = torch.floor(points / grid_size).long()
+    grid -= grid.amin(dim=0)
+    height, depth = (grid.amax(dim=0) + 1)[1:]
+    numbers = (grid[:, 0] * height + grid[:, 1]) * depth + grid[:, 2]
+    occupied, voxel_of_point = torch.unique(numbers, return_inverse=True)
+    if len(occupied) == len(points):
+        yield from tiles(points, max_voxels, halo)
+        return
+    any_point = torch.empty_like(occupied).scatter_(0, voxel_of_point, torch.arange(len(points), device=points.device))
+    centers = (torch.floor(points[any_point] / grid_size) + 0.5) * grid_size  # [V, 3]
+    for region, owned in tiles(centers, max_voxels, halo):
+        role = torch.zeros(len(centers), dtype=torch.int8, device=points.device)  # 1: read, 2: owned
+        role[region] = 1 + owned.to(torch.int8)
+        role = role[voxel_of_point]
+        read = role.nonzero().squeeze(1)
+        yield read, role[read] == 2
 
 
 def tiles(points: Tensor, max_points: int, halo: float) -> Iterator[tuple[Tensor, Tensor]]:

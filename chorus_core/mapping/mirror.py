@@ -37,6 +37,16 @@ class Touched:
         """Whether there was any news."""
         return self.restarted or len(self.keys) > 0
 
+    def then(self, later: Touched) -> Touched:
+        """What two refreshes, one after the other, brought."""
+        if later.restarted:
+            return later
+        keys, slots = (np.concatenate(pair) for pair in ((self.keys, later.keys), (self.slots, later.slots)))
+        return Touched(np.unique(keys), slots, self.restarted)
+
+
+NOTHING = Touched(np.zeros(0, np.int64), np.zeros(0, np.int64), False)
+
 
 class MapMirror:
     """Rows by slot of the map.

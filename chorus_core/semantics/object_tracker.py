@@ -35,7 +35,6 @@ class ObjectTracker:
         self._mirror = mirror
         self._vocabulary, self._config = vocabulary, config
         self.objects: dict[int, SceneObject] = {}
-        self.next_id = 1
         self._clear()
 
     def _clear(self) -> None:
@@ -44,6 +43,7 @@ class ObjectTracker:
         self._members: dict[int, np.ndarray] = {}  # slots of each group
         self._small = 0  # groups numbered so far
         self.objects = {}
+        self.next_id = 1
 
     def object_of(self, slots: np.ndarray, births: np.ndarray) -> np.ndarray:
         """Number of the object that Gaussians belong to, 0 for none, int64 [N]; readable from any thread."""
@@ -58,7 +58,6 @@ class ObjectTracker:
         """Follow the mirror after a refresh."""
         if touched.restarted:
             self._clear()
-            self.next_id = 1
         if touched:
             self._reserve()
             near = self._mirror.slots_in(self._mirror.keys_around(touched.keys, self._config.object_gap))
@@ -67,10 +66,18 @@ class ObjectTracker:
             self._group[gone], self._births[gone] = 0, -1
             self._regroup(affected[affected != 0].tolist(), self._mirror.slots_in(touched.keys))
 
-    def reconfigure(self, vocabulary: Vocabulary, config: SemanticsConfig) -> None:
-        """Group everything anew, by other labels or limits; what stays much the same keeps its number."""
+    def reconfigure(self, vocabulary: Vocabulary, config: SemanticsConfig, restarted: bool = False) -> None:
+        """Group everything anew, by other labels or limits; what stays much the same keeps its number.
+
+        Args:
+            restarted: the mirror has begun with another map since it was followed last.
+        """
         self._vocabulary, self._config = vocabulary, config
+        if restarted:
+            self._clear()
         self._reserve()
+        other = self._births != self._mirror.births
+        self._group[other], self._births[other] = 0, -1
         self._regroup(list(self._members), self._mirror.handed_out)
 
     def adopt(self, slots: np.ndarray, ids: np.ndarray, first_seen: dict[int, int], next_id: int) -> None:
@@ -100,8 +107,11 @@ class ObjectTracker:
     def _regroup(self, affected: list[int], slots: np.ndarray) -> None:
         """Form groups anew of the members of some and of further slots."""
         old = {number: self.objects[number] for number in affected if number in self.objects}
-        pool = np.unique(np.concatenate([slots, *(self._members.pop(number) for number in affected)]).astype(np.int64))
-        pool = pool[self._mirror.labels[pool] >= 0]  # an empty slot has no label
+        chosen = np.zeros(len(self._group), bool)
+        chosen[slots] = True
+        for number in affected:
+            chosen[self._members.pop(number)] = True
+        pool = np.flatnonzero(chosen & (self._mirror.labels >= 0))  # an empty slot has no label
         before = self._groups_of(pool)
         pool, before = (values[self._counts(self._mirror.labels[pool])] for values in (pool, before))
         groups = connected_groups_of_kinds(self._mirror.means[pool], self._mirror.labels[pool], self._config.object_gap)

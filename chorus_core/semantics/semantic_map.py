@@ -7,6 +7,7 @@ so that a step costs what changed and not what there is.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from chorus_core.config import SemanticsConfig
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping import GaussianMap, MapMirror, MapSnapshot
 from chorus_core.mapping.gaussian_state import COLOR, MEAN
+from chorus_core.mapping.mirror import NOTHING
 from chorus_core.semantics.labelled_map import LabelledMap
 from chorus_core.semantics.object_tracker import ObjectTracker, by_size
 from chorus_core.semantics.objects import SceneObject, objects_by_label
@@ -27,6 +29,9 @@ from chorus_core.semantics.query import Matches, QueryResult, answer_query
 from chorus_core.semantics.relevancy import classify
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary, check_cancelled
+
+_TRACKING_SHARE = 0.2
+"""Of the time, at most, in which objects are formed that nobody waits for."""
 
 _SIMILARITIES_AT_ONCE = 1 << 27
 """Of Gaussians with labels while a map is labelled anew: about a second on one core."""
@@ -92,6 +97,8 @@ class SemanticMap:
         self._rows_lock = threading.RLock()
         self._mirror = MapMirror(map_)
         self._tracker = ObjectTracker(self._mirror, vocabulary, config)
+        self._untracked = NOTHING  # what the rows know and the objects do not yet
+        self._tracking = 0.0, 0.0  # when objects were formed last, and how long it took, seconds
         self._copy: weakref.ref[LabelledMap] | None = None
         self._copied: Version | None = None
 
@@ -173,8 +180,9 @@ class SemanticMap:
                     kept = store.labels[slots] >= 0
                     self.map.relabel(slots[kept], labels[kept], confidence[kept])
                 self.map.relabel(written, written_labels, written_confidence)
-            self._mirror.refresh()
-            self._tracker.reconfigure(vocabulary, self.config)
+            self._refresh()
+            restarted, self._untracked = self._untracked.restarted, NOTHING
+            self._tracker.reconfigure(vocabulary, self.config, restarted)
 
     def _classify(
         self, features: Tensor, slots: Tensor, embeddings: Tensor, cancelled: threading.Event | None
@@ -252,8 +260,23 @@ class SemanticMap:
         with self._rows_lock:
             self._follow()
 
+    def keep_up(self) -> None:
+        """The same in passing, after a step: objects, which may take long, are formed in a part of the time only."""
+        with self._rows_lock:
+            self._refresh()
+            began, took = self._tracking
+            if time.monotonic() - began > took / _TRACKING_SHARE:
+                self._follow()
+
+    def _refresh(self) -> None:
+        self._untracked = self._untracked.then(self._mirror.refresh())
+
     def _follow(self) -> None:
-        self._tracker.update(self._mirror.refresh())
+        self._refresh()
+        began, touched = time.monotonic(), self._untracked
+        self._untracked = NOTHING
+        self._tracker.update(touched)
+        self._tracking = began, time.monotonic() - began
 
     def labelled(self) -> LabelledMap:
         """A copy of the whole map with its meaning; the last one while it is in use and nothing has changed."""
@@ -305,6 +328,7 @@ class SemanticMap:
                     self.map.relabel(known, *classify(self.map.store.features[known], self._label_embeddings))
             self._mirror = MapMirror(self.map)
             self._tracker = ObjectTracker(self._mirror, self._vocabulary, self.config)
+            self._untracked = NOTHING
             self._mirror.refresh()
             first_seen = {item.id: item.first_seen for item in saved.objects}
             self._tracker.adopt(slots, np.maximum(saved.instances, 0), first_seen, saved.next_object)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chorus_core.config import Config, MapConfig, SemanticsConfig, parse
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping import GaussianMap, MapMirror
+from chorus_core.mapping.mirror import NOTHING
 from chorus_core.semantics.object_tracker import ObjectTracker
 from chorus_core.semantics.objects import SceneObject, objects_by_label
 from chorus_core.semantics.vocabulary import Vocabulary
@@ -196,3 +197,23 @@ def test_objects_of_a_file_are_taken_over(first_seen: int) -> None:
     assert (found["table"].id, found["table"].first_seen) == (7, 5)
     world.put(row(60, 10), CHAIR)
     assert {item.id for item in world.objects()} == {7, 41, 50}
+
+
+def test_objects_that_were_not_followed_for_a_while_are_those_of_the_map() -> None:
+    """Several refreshes of the rows between two looks at the objects, also across a new start."""
+    rng = np.random.default_rng(0)
+    world, pending = World(), NOTHING
+    for step in range(60):
+        cells = np.unique(rng.integers((0, 0, 0), (30, 10, 1), (30, 3)), axis=0)
+        (world.put, world.name)[step % 2](cells, int(rng.integers(0, 2)))
+        world.take(np.unique(rng.integers((0, 0, 0), (30, 10, 1), (8, 3)), axis=0))
+        if step == 31:
+            world.map.clear()
+        pending = pending.then(world.mirror.refresh())
+        if step % 4 == 3:
+            if step % 8 == 3:
+                world.tracker.update(pending)
+            else:
+                world.tracker.reconfigure(WORDS, CONFIG, pending.restarted)
+            pending = NOTHING
+            assert tracked(list(world.tracker.objects.values())) == plain(world)

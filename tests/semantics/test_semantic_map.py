@@ -284,3 +284,29 @@ def test_an_answer_is_of_the_map_as_it_is_at_the_end(
 
 def _out_of_memory(*_: object, **__: object) -> Tensor:
     raise MemoryError
+
+
+def test_objects_that_nobody_asks_for_take_a_part_of_the_time(
+    semantics: SemanticMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, formed = [100.0], []
+    monkeypatch.setattr(semantic_map.time, "monotonic", lambda: now[0])
+    update = semantics._tracker.update
+
+    def slow(touched: object) -> None:
+        formed.append(now[0])
+        now[0] += 3.0  # seconds that it takes
+        update(touched)
+
+    monkeypatch.setattr(semantics._tracker, "update", slow)
+    semantics.update(rows(semantics, 0), named(semantics, "lamp"))
+    for moment in (100.0, 104.0, 110.0, 114.0, 116.0, 120.0):
+        now[0] = max(now[0], moment)
+        semantics.keep_up()
+    assert formed == [100.0, 116.0]
+    semantics.update(rows(semantics, 1), named(semantics, "sofa"))
+    semantics.keep_up()
+    assert semantics.object_count == 1
+    assert semantics.encoded == pytest.approx(2 / 3), "rows are brought up to date at once"
+    with semantics.rows() as shown_rows:  # who asks gets all there are
+        assert len(shown_rows.objects) == 2

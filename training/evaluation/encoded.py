@@ -65,7 +65,7 @@ def encode_scenes(
     for path in tqdm(paths, desc=f"encode {subset}", disable=None):
         scene = load_scene(path)
         voxel = float(scene.facts["voxel_size"])
-        grid = encoding_grid(encoder.model.config, voxel)
+        grid = encoding_grid(encoder, voxel)
         features = encode_features(encoder, scene.gaussians, head=head, grid_size=grid).cpu()
         known = {category: place for place, category in enumerate(bank.categories)}
         if foreign := sorted({i.category for i in scene.instances} - set(known)):

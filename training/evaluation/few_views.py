@@ -125,5 +125,5 @@ def lift_directly(room: Room, teacher: Teacher, device: torch.device, head: str 
 
 def encode_room(room: Room, encoder: ChorusEncoder, head: str = "lang") -> Tensor:
     """The encoder's features of each Gaussian [N, D]."""
-    grid_size = encoding_grid(encoder.model.config, room.voxel_size)
+    grid_size = encoding_grid(encoder, room.voxel_size)
     return encode_features(encoder, room.gaussians, head=head, grid_size=grid_size)

@@ -126,7 +126,7 @@ def encode_scene(
     g, options = scene.gaussians, replace(EncoderConfig(), smoothing=smoothing)
     points = encoder.model.config.in_channels == POINT_CHANNELS
     read = OrientedPoints(g.means, g.colors, scene.normals) if points else g
-    grid_size = grid_size or encoding_grid(encoder.model.config, scene.info.voxel_size)
+    grid_size = grid_size or encoding_grid(encoder, scene.info.voxel_size)
     return encode_features(encoder, read, options, head=head, grid_size=grid_size)
 
 

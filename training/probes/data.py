@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from chorus_core.encoder.features import encoding_grid
 from chorus_core.encoder.inputs import POINT_CHANNELS, gaussian_channels, point_channels, voxelize
 from chorus_core.encoder.model import ModelConfig
 from chorus_core.gaussians import Gaussians
@@ -36,7 +35,7 @@ class LabelledScene:
     def of(cls, scene: PreparedScene, config: ModelConfig, device: torch.device | str) -> LabelledScene:
         """A prepared scene on a device, at the grid that it is evaluated on."""
         normals, segment = scene.normals.to(device, torch.float32), scene.segment.to(device)
-        return cls(scene.gaussians.to(device), normals, segment, encoding_grid(config, scene.info.voxel_size))
+        return cls(scene.gaussians.to(device), normals, segment, max(config.grid_size, scene.info.voxel_size))
 
     def __getitem__(self, rows: Tensor) -> LabelledScene:
         return replace(self, gaussians=self.gaussians[rows], normals=self.normals[rows], segment=self.segment[rows])

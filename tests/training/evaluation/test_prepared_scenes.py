@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from chorus_core.config import EncoderConfig
 from chorus_core.encoder import ChorusEncoder, ChorusModel, ModelConfig
 from chorus_core.encoder.features import encoding_grid
 from chorus_core.io.scene_folder import SceneFolderError
@@ -51,8 +53,13 @@ def test_either_variant_encodes_a_scene(make_scene, channels: int) -> None:
 
 
 def test_the_grid_is_the_coarser_one() -> None:
-    assert encoding_grid(ModelConfig(grid_size=0.02), 0.05) == 0.05
-    assert encoding_grid(ModelConfig(grid_size=0.1), 0.05) == 0.1
+    def reading_at(**description: float) -> ChorusEncoder:
+        return ChorusEncoder(tiny(11, grid_size=0.02).model, description)
+
+    assert encoding_grid(reading_at(), 0.05) == 0.05
+    assert encoding_grid(reading_at(), 0.01) == 0.02
+    assert encoding_grid(reading_at(grid_size=0.1), 0.05) == 0.1
+    assert encoding_grid(reading_at(grid_size=0.1), 0.01, replace(EncoderConfig(), grid_size=0.04)) == 0.04
 
 
 def test_lifted_features_are_zero_where_there_are_none(make_scene) -> None:
