@@ -23,7 +23,7 @@ from chorus_ros.drops import DropCounter, Reject
 from chorus_ros.input_health import PairingMonitor, PoseMonitor
 from chorus_ros.node_config import NodeConfig
 from chorus_ros.pairing import ApproximatePairing
-from chorus_ros.poses import make_pose_source
+from chorus_ros.poses import BufferedPoses
 from chorus_ros.waiting_room import WaitingRoom
 
 _NANO = 1_000_000_000
@@ -83,7 +83,7 @@ class CameraInput:
         self.inputs = self._subscribe(node, config)
         self._rectified = is_rectified(self.inputs["color"].topic)
         # Apart from the images, whose bulk would hold the poses up.
-        self.poses = make_pose_source(node, config, MutuallyExclusiveCallbackGroup(), self._poses_arrived, reject)
+        self.poses = BufferedPoses(node, config, MutuallyExclusiveCallbackGroup(), self._poses_arrived, reject)
 
     def _subscribe(self, node: Node, config: NodeConfig) -> dict[str, Input]:
         """What is subscribed to, by stream."""

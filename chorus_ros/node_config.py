@@ -85,6 +85,9 @@ class SyncConfig:
     frames: int = option(
         10, "frames with a pose, and older than pose_wait, that wait for integration at most", ge=1, le=1000
     )
+    pose_gap: float = option(
+        2.0, "seconds between two poses at most that are interpolated between", ge=SHORTEST, le=600.0
+    )
     pose_history: float = option(10.0, "seconds of poses kept", ge=SHORTEST, le=600.0)
 
 

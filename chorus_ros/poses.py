@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
@@ -22,30 +21,12 @@ from chorus_ros.drops import Reject
 from chorus_ros.node_config import NodeConfig
 
 
-class PoseSource(Protocol):
-    """Poses of cameras in the map frame."""
-
-    @property
-    def map_frame(self) -> str:
-        """Frame of the poses; empty while it is not known yet."""
-
-    def lookup(self, camera: str, stamp: int) -> np.ndarray | None:
-        """``map_from_camera``, float64 [4, 4], of the optical frame ``camera`` at ``stamp`` (nanoseconds), or None."""
-
-    def reset(self) -> None:
-        """Forget the past: time was set back."""
-
-    def subject(self, camera: str) -> str:
-        """What a lookup for ``camera`` looks for, as a noun without article."""
-
-    def why_not(self) -> str:
-        """What the last lookup without an answer lacked."""
-
-
 class BufferedPoses:
-    """Own subscriptions to TF, and to odometry or poses, in a plain transform buffer.
+    """Subscriptions to TF, and to odometry or poses, in a plain transform buffer.
 
-    Odometry and poses are of a base; :meth:`_base_from_camera` says how the camera sits on it.
+    The buffer is the one that bags are read with, whether tf2 is installed or not: one set of rules, which
+    :class:`TransformBuffer` names, and news of every arrival. Odometry and poses are of a base;
+    :meth:`_base_from_camera` says how the camera sits on it.
     """
 
     def __init__(
@@ -61,7 +42,7 @@ class BufferedPoses:
         """
         self._logger = node.get_logger()
         self._frames = config.frames
-        self._buffer = TransformBuffer(history=config.sync.pose_history)
+        self._buffer = TransformBuffer(history=config.sync.pose_history, max_gap=config.sync.pose_gap)
         self._arrived = arrived
         self._reject = reject
         self._map = config.frames.map or ("map" if config.frames.source == "tf" else "")
@@ -87,20 +68,25 @@ class BufferedPoses:
 
     @property
     def map_frame(self) -> str:
+        """Frame of the poses; empty while it is not known yet."""
         return self._map
 
     def subject(self, camera: str) -> str:
+        """What a lookup for ``camera`` looks for, as a noun without article."""
         if self._subject:
             return f"{self._subject} that places {camera!r}"
-        return _tf_subject(camera, self._map)
+        return f"transform from {camera!r} to {self._map!r}"
 
     def why_not(self) -> str:
+        """What the last lookup without an answer lacked."""
         return self._why
 
     def reset(self) -> None:
+        """Forget the past: time was set back."""
         self._buffer.clear()
 
     def lookup(self, camera: str, stamp: int) -> np.ndarray | None:
+        """``map_from_camera``, float64 [4, 4], of the optical frame ``camera`` at ``stamp`` (nanoseconds), or None."""
         if not self._map:
             return None
         camera, when = camera.removeprefix("/"), seconds(stamp)
@@ -188,53 +174,3 @@ class BufferedPoses:
 _POSED = "posed:"
 """Prefix of the frames that odometry and poses move: apart from TF's, which may move the same frames too. An unnamed
 base is the prefix alone."""
-
-
-class Tf2Poses:
-    """TF through tf2_ros, where ROS is installed. It tells nobody of arrivals: who waits looks again now and then."""
-
-    def __init__(self, node: Node, config: NodeConfig) -> None:
-        from rclpy.duration import Duration
-        from tf2_ros import Buffer, TransformListener
-
-        self.map_frame = config.frames.map or "map"
-        self._why = "no pose has arrived"
-        self._buffer = Buffer(cache_time=Duration(seconds=config.sync.pose_history))
-        self._listener = TransformListener(self._buffer, node, spin_thread=False)
-
-    def lookup(self, camera: str, stamp: int) -> np.ndarray | None:
-        from rclpy.time import Time
-        from tf2_ros import TransformException
-
-        try:
-            found = self._buffer.lookup_transform(self.map_frame, camera, Time(nanoseconds=stamp))
-            return matrix(found.transform)
-        except (TransformException, MessageError) as error:
-            self._why = str(error)
-            return None
-
-    def reset(self) -> None:
-        self._buffer.clear()  # keeps static transforms
-
-    def subject(self, camera: str) -> str:
-        return _tf_subject(camera, self.map_frame)
-
-    def why_not(self) -> str:
-        return self._why
-
-
-def _tf_subject(camera: str, map_frame: str) -> str:
-    return f"transform from {camera!r} to {map_frame!r}"
-
-
-def make_pose_source(
-    node: Node, config: NodeConfig, group: CallbackGroup, arrived: Callable[[], None], reject: Reject
-) -> PoseSource:
-    """The source that ``frames.source`` asks for; TF through tf2_ros where it is installed.
-
-    Raises:
-        MessageError: ``frames.base_from_camera`` is not a transform.
-    """
-    if config.frames.source == "tf" and importlib.util.find_spec("tf2_ros") is not None:
-        return Tf2Poses(node, config)
-    return BufferedPoses(node, config, group, arrived, reject)

@@ -94,7 +94,7 @@ def test_files_exist(tree: ast.Module, repository: Path) -> None:
 def test_packages_are_dependencies(repository: Path, tree: ast.Module) -> None:
     root = ElementTree.parse(repository / "package.xml").getroot()
     depends = {e.text for e in root if e.tag.endswith("depend")}
-    assert {"launch", "launch_ros", "rviz2", "sensor_msgs_py", "tf2_ros", "tf2_ros_py", "chorus_msgs"} <= depends
+    assert {"launch", "launch_ros", "rviz2", "sensor_msgs_py", "chorus_msgs"} <= depends
     assert {"ros2bag", "rosbag2_storage_mcap"} <= depends  # to play the shipped recording
     assert root.findtext("name") == "chorus_ros"
 

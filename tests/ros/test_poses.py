@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.machinery
-import sys
-import types
 from typing import Any
 
 import numpy as np
@@ -18,8 +15,8 @@ from tf2_msgs.msg import TFMessage
 
 from chorus_core.stamps import nanoseconds
 from chorus_ros.conversions import pose_message, time_message, transform_message
-from chorus_ros.node_config import FramesConfig, NodeConfig
-from chorus_ros.poses import BufferedPoses, Tf2Poses, make_pose_source
+from chorus_ros.node_config import FramesConfig, NodeConfig, SyncConfig
+from chorus_ros.poses import BufferedPoses
 
 SECOND = 1_000_000_000
 
@@ -53,9 +50,10 @@ def tf(parent: str, child: str, stamp: float, matrix: np.ndarray) -> TFMessage:
 class Bench:
     """A source on a fake node, with what it reported."""
 
-    def __init__(self, **frames: str) -> None:
+    def __init__(self, gap: float = 600.0, **frames: str) -> None:
         self.node, self.arrivals, self.rejected = FakeNode(), 0, []
-        config = dataclasses.replace(NodeConfig(), frames=FramesConfig(**frames))
+        sync = dataclasses.replace(SyncConfig(), pose_gap=gap)
+        config = dataclasses.replace(NodeConfig(), frames=FramesConfig(**frames), sync=sync)
         self.source = BufferedPoses(self.node, config, None, self._arrive, lambda cause, e: self.rejected.append(cause))
 
     def _arrive(self) -> None:
@@ -256,34 +254,11 @@ def test_bad_extrinsics_are_an_error_at_the_start() -> None:
         Bench(source="odometry", base_from_camera="1 2 3")
 
 
-def test_tf2_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in that has tf2_ros's names and signatures."""
-
-    class TransformException(Exception):  # noqa: N818 - its name in tf2_ros
-        pass
-
-    class Buffer:
-        def __init__(self, cache_time=None) -> None:
-            self.cleared = False
-
-        def lookup_transform(self, target_frame, source_frame, time):
-            if time.nanoseconds > SECOND:
-                raise TransformException("extrapolation into the future")
-            assert (target_frame, source_frame) == ("map", "camera")
-            return tf(target_frame, source_frame, 1.0, shift(1, 2, 3)).transforms[0]
-
-        def clear(self) -> None:
-            self.cleared = True
-
-    module = types.ModuleType("tf2_ros")
-    module.__spec__ = importlib.machinery.ModuleSpec("tf2_ros", None)
-    module.Buffer, module.TransformException = Buffer, TransformException
-    module.TransformListener = lambda buffer, node, spin_thread: None
-    monkeypatch.setitem(sys.modules, "tf2_ros", module)
-    source = make_pose_source(FakeNode(), NodeConfig(), None, lambda: None, lambda cause, error: None)
-    assert isinstance(source, Tf2Poses)
-    np.testing.assert_allclose(source.lookup("camera", SECOND), shift(1, 2, 3), atol=1e-9)
-    assert source.lookup("camera", 2 * SECOND) is None
-    assert "future" in source.why_not()
-    source.reset()
-    assert source.map_frame == "map"
+def test_a_gap_in_the_poses_is_not_bridged() -> None:
+    bench = Bench(source="tf", gap=1.0)
+    for stamp in (1.0, 1.9, 4.0):
+        bench.send("/tf", tf("map", "camera", stamp, shift(stamp)))
+    np.testing.assert_allclose(bench.source.lookup("camera", 3 * SECOND // 2), shift(1.5), atol=1e-9)
+    assert bench.source.lookup("camera", 3 * SECOND) is None
+    assert "2.100 s apart, expected at most 1 s" in bench.source.why_not()
+    np.testing.assert_allclose(bench.source.lookup("camera", 4 * SECOND), shift(4), atol=1e-9)
