@@ -166,6 +166,20 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class KeyframeConfig:
+    """Frames that are kept, compressed, for what may be done with images later."""
+
+    count: int = option(200, "keyframes at most; 0: none are kept", ge=0, le=100_000)
+    mib: int = option(64, "MiB of their compressed images at most", ge=1, le=65536)
+    novelty: float = option(
+        0.3,
+        "share of what a frame shows (blocks of the map, by side and distance) that no keyframe does",
+        ge=0.0,
+        le=1.0,
+    )
+
+
+@dataclass(frozen=True)
 class SemanticsConfig:
     """Text, labels, objects."""
 
@@ -193,6 +207,7 @@ class Config:
 
     map: MapConfig = field(default_factory=MapConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     semantics: SemanticsConfig = field(default_factory=SemanticsConfig)
     device: str = option("auto", "where the map lives", choices=("auto", "cpu", "cuda"))

@@ -25,7 +25,7 @@ from chorus_core.encoder.features import encode_features, encoding_grid
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.map_file import ModelReference, load_map_state, save_bare_map, save_map
-from chorus_core.mapping import Cursor, FrameGate, GaussianMap, IntegrateReport, MapSnapshot
+from chorus_core.mapping import Cursor, FrameGate, GaussianMap, IntegrateReport, KeyframeStore, MapSnapshot
 from chorus_core.region import Region, RegionScheduler
 from chorus_core.semantics.labelled_map import LabelledMap
 from chorus_core.semantics.objects import SceneObject
@@ -57,6 +57,7 @@ class PipelineStatus:
         gaussians: in the map.
         objects: in it, as of the last step.
         frames: integrated.
+        keyframes: kept of them.
         held: frames held back from the map, by cause: pose_jump, against_map, depth_scale, still.
         encodes: steps done.
         encode_failures: steps that failed.
@@ -73,6 +74,7 @@ class PipelineStatus:
     gaussians: int
     objects: int
     frames: int
+    keyframes: int
     held: dict[str, int]
     encodes: int
     encode_failures: int
@@ -123,6 +125,7 @@ class Pipeline:
         vocabulary = load_vocabulary(self.config.semantics.vocabulary)
         self.map = GaussianMap(self.config.map, self.device, text.dim)
         self._gate = FrameGate(self.config.gate)
+        self.keyframes = KeyframeStore(self.config.keyframes)
         self.semantics = SemanticMap(self.map, text, vocabulary, self.config.semantics)
         self._scheduler, self._encoded = RegionScheduler(self.config.encoder), Cursor()
         self._encode_lock = threading.Lock()
@@ -148,7 +151,11 @@ class Pipeline:
                 return IntegrateReport(0, 0, 0, 0, 0, 0, held=cause)
             report = self.map.integrate(frame)
             self._evicted += report.evicted + report.dropped
-            return report
+            touched = self.map.touched() if self.keyframes.wants(frame) else None
+        if touched is not None:
+            with self._timed("keyframe"):
+                self.keyframes.offer(frame, *touched)
+        return report
 
     def encode_step(self, least: int | None = None) -> EncodeReport | None:
         """Encode what changed most since it was last encoded; None where there is nothing to do.
@@ -308,6 +315,7 @@ class Pipeline:
             gaussians=len(self.map),
             objects=self.semantics.object_count,
             frames=self.map.frames,
+            keyframes=len(self.keyframes),
             held=dict(self._gate.held),
             encodes=self._encodes,
             encode_failures=self._failures,
@@ -363,6 +371,7 @@ class Pipeline:
         with self._encode_lock:
             with self.map.lock:
                 encoded = self.map.restore(state)
+                self.keyframes.clear()
                 self._gate = FrameGate(self.config.gate)
                 self._scheduler, self._encoded = RegionScheduler(self.config.encoder), encoded
                 self._begin_counting()
@@ -400,6 +409,7 @@ class Pipeline:
         with self._encode_lock:
             with self.map.lock:
                 self.map.clear()
+                self.keyframes.clear()
                 self._gate = FrameGate(self.config.gate)
                 self._scheduler, self._encoded = RegionScheduler(self.config.encoder), Cursor()
                 self._begin_counting()

@@ -86,6 +86,7 @@ class StatusReport:
             gaussians=status.gaussians,
             frames=self._integrator.frames,
             integrated=self._integrator.integrated,
+            keyframes=status.keyframes,
             map_id=status.map_id,
             objects=status.objects,
             evicted=status.evicted,

@@ -368,3 +368,23 @@ def test_frames_held_back_are_counted_and_leave_the_map_alone(frames: list[RgbdF
     assert len(pipeline.map) < 1.2 * before
     pipeline.reset()
     assert pipeline.status().held == {}
+
+
+def test_keyframes_are_kept_of_what_was_integrated(frames: list[RgbdFrame]) -> None:
+    pipeline = Pipeline(parse(Config, OPTIONS | {"keyframes.count": 3}))
+    for frame in frames:
+        pipeline.integrate(frame)
+        pipeline.integrate(frame)
+    kept = pipeline.keyframes.keyframes()
+    assert len(kept) == pipeline.status().keyframes == 3
+    assert "keyframe" in pipeline.status().stage_ms
+    frame_of = {frame.stamp: frame for frame in frames}
+    for keyframe in kept:
+        shown, taken = keyframe.frame(), frame_of[keyframe.stamp]
+        assert np.abs(shown.depth - taken.depth).max() < 1e-3
+        assert np.abs(shown.color.astype(int) - taken.color).mean() < 4
+    pipeline.reset()
+    assert pipeline.status().keyframes == 0
+    without = Pipeline(parse(Config, OPTIONS | {"keyframes.count": 0}))
+    without.integrate(frames[0])
+    assert len(without.keyframes) == 0

@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -237,6 +238,12 @@ class GaussianMap:
         hits = self.store.hits[slots]
         enough = hits >= max(min(self.config.min_hits, self.frames), 1)
         return enough & (share_of(hits, self.store.missed[slots]) >= self.config.min_share)
+
+    def touched(self) -> tuple[np.ndarray, np.ndarray]:
+        """Packed keys [B] and centres, metres [B, 3], of the blocks that the last frame touched, on the host."""
+        blocks = self.store.blocks()
+        blocks = blocks[self.store.block_seen[blocks] == self.frames]
+        return self.store.block_key[blocks].cpu().numpy(), self.store.block_centers(blocks).cpu().numpy()
 
     def points_in_view(self, frame: DeviceFrame) -> Tensor:
         """Centres of the Gaussians in view of a frame and in range, metres [N, 3]."""

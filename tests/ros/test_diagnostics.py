@@ -54,6 +54,7 @@ def status_of(**fields: Any) -> PipelineStatus:
         gaussians=10,
         objects=1,
         frames=3,
+        keyframes=2,
         held={},
         encodes=2,
         encode_failures=0,

@@ -50,6 +50,7 @@ def test_every_frame_is_mapped(mapped: Client) -> None:
     assert not {"overflow_frame", "no_pose"} & set(mapped.drops())
     assert mapped.status.frames == mapped.status.integrated
     assert mapped.status.gaussians > 200
+    assert 0 < mapped.status.keyframes < FRAMES
     assert mapped.status.header.frame_id == "map"
     assert {"integrate"} <= set(mapped.status.stages)
 
