@@ -144,16 +144,17 @@ def show_info(arguments: argparse.Namespace, config: Config) -> None:
 
 
 def print_answer(result: QueryResult, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
-    """An answer as a table, with positions in the world whose position of the map's (0, 0, 0) is ``origin``."""
+    """An answer as a table, with positions in the world whose position of the map's (0, 0, 0) is ``origin``, and the
+    number of the map's object that each is, where it is one."""
     title = f'"{result.text}": {len(result.objects)} found in {1e3 * result.seconds:.0f} ms'
     if not result.objects:
         print(f"{title} (nothing in the map reaches {result.threshold:.2f})")
         return
-    table = Table("score", "centre x y z (m)", "size x y z (m)", "Gaussians", title=title)
+    table = Table("score", "centre x y z (m)", "size x y z (m)", "Gaussians", "object", title=title)
     for item in result.objects:
         placed = [float(value) + offset for value, offset in zip(item.box_center, origin, strict=True)]
         center, size = (" ".join(f"{v:.2f}" for v in values) for values in (placed, item.box_size))
-        table.add_row(f"{item.score:.2f}", center, size, str(item.count))
+        table.add_row(f"{item.score:.2f}", center, size, str(item.count), str(item.id or "-"))
     Console().print(table)
 
 
@@ -198,6 +199,8 @@ def _scene_facts(path: Path) -> list[tuple[str, str]]:
         facts.append(("features", f"missing: {sidecar.name}"))
     elif sidecar is not None:
         labelled, model = load_map(path)
+        facts += [("map", labelled.map_id)] if labelled.map_id else []
+        facts += [("objects", str(len(labelled.objects)))]
         facts += [("model", model.name), ("feature width", str(labelled.features.shape[1]))]
         counts = torch.bincount(labelled.labels[labelled.labels >= 0], minlength=len(labelled.vocabulary))
         top = [f"{labelled.vocabulary.labels[i]} {int(counts[i])}" for i in counts.argsort(descending=True)[:8]]
