@@ -11,7 +11,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "chorus_ros"
 ROOT = Path(__file__).resolve().parent
-DATA_SUFFIXES = {".safetensors", ".json", ".md", ".yaml", ".yml", ".txt", ".npz", ".npy", ".csv", ".tsv"}
+DATA_SUFFIXES = {".typed", ".safetensors", ".json", ".md", ".yaml", ".yml", ".txt", ".npz", ".npy", ".csv", ".tsv"}
 
 
 def package_data(package: str) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from chorus_msgs.msg import LabelInfo
 from chorus_msgs.srv import SetVocabulary
-from harness import FRAMES, PARAMETERS, Client, Process, command, odometry_tf, render, until
+from harness import ENVIRONMENT, FRAMES, PARAMETERS, Client, Process, command, odometry_tf, render, until
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -94,6 +96,20 @@ def test_query(mapped: Client) -> None:
         assert item.label == "a wall"
         assert item.gaussians > 0
     until(lambda: "/chorus/query_cloud" in mapped.last)
+
+
+def test_the_example_of_a_client(mapped: Client, repository: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(repository / "examples" / "query_client.py"), "a wall"],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"map {mapped.status.map_id}: ")
+    refused = subprocess.run(
+        [sys.executable, str(repository / "examples" / "query_client.py"), " "],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert (refused.returncode, refused.stderr) == (1, "query text is empty: expected a few words\n")
 
 
 @pytest.mark.parametrize(
