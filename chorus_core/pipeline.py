@@ -189,7 +189,7 @@ class Pipeline:
                     region = self._scheduler.next(max(self._voxels(total), min(total, 1)), self._voxels_within)
                     if region is None:
                         return None
-                    context = self._copy(region)
+                    context, revision = self._copy(region), self.map.store.revision
             owned = region.owns(context.gaussians.means)
             if bool(owned.any()):
                 break
@@ -198,6 +198,10 @@ class Pipeline:
         except Exception:
             self._scheduler.put_back(region)
             raise
+        with self.map.lock:
+            self.map.mark_encoded(region.owned, revision)
+        with self._timed("objects"):
+            self.semantics.keep_up()
         return EncodeReport(int(owned.sum()), total, time.perf_counter() - began)
 
     def _note_changes(self) -> None:
@@ -262,8 +266,6 @@ class Pipeline:
             features = self.describe(context.gaussians, asked=asked)
         with self._timed("label"):
             self.semantics.update(context[owned], features[owned[asked].to(features.device)])
-        with self._timed("objects"):
-            self.semantics.keep_up()
 
     def encode_all(self) -> None:
         """Encode until nothing is left that changed, however small the map is."""
@@ -350,7 +352,7 @@ class Pipeline:
             OSError: the disk is full, or the like; it names the file.
         """
         with self.semantics.rows(), self.map.lock:  # both of the same moment
-            labelled, state = self.semantics.labelled(), self.map.state(self._encoded)
+            labelled, state = self.semantics.labelled(), self.map.state()
         if len(labelled) == 0:
             raise ValueError("the map is empty: nothing is saved")
         if labelled.encoded == 0:
@@ -375,7 +377,8 @@ class Pipeline:
                 self._gate = FrameGate(self.config.gate)
                 self._scheduler, self._encoded = RegionScheduler(self.config.encoder), encoded
                 self._begin_counting()
-                if not made_by.made_the_same(self.model_reference):
+                wide = state.features.shape[1] == self.semantics.text.dim
+                if not (wide and made_by.made_the_same(self.model_reference)):
                     logger.warning("%s was encoded by %s: it is encoded again", path, made_by.name)
                     self.map.forget_meaning()
             self.semantics.adopt(labelled, state.slots[: state.handed_out])

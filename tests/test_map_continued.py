@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.building import rooms
 from chorus_core.config import Config, parse
 from chorus_core.frames import RgbdFrame
-from chorus_core.io.map_file import MapFileError, load_map, save_map
+from chorus_core.io.map_file import MapFileError, load_map, load_map_state, save_map
 from chorus_core.io.rgbd import open_sequence
 from chorus_core.mapping.map_state import MapStateError
 from chorus_core.pipeline import Pipeline
@@ -198,3 +200,31 @@ def test_a_scene_that_no_robot_mapped_cannot_be_gone_on_with(saved: Path, tmp_pa
     path = save_map(tmp_path / "scene.ply", labelled, model)
     with pytest.raises(MapFileError, match="a scene without the state of a map"):
         loaded(path)
+
+
+def test_what_waits_for_its_turn_waits_in_the_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a map larger than one pass: columns in the queue, and the region whose encoding failed."""
+    options = OPTIONS | {"encoder.max_gaussians": 1500, "encoder.min_context": 500, "map.voxel_size": 0.08}
+    pipeline = Pipeline(parse(Config, options))
+    pipeline.map.insert(rooms(20_000, (0.0, 0.0, 0.0), 0.08))
+    assert pipeline.encode_step() is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.encoder, "encode", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            pipeline.encode_step()
+    assert 0.0 < pipeline.labelled_map().encoded < 0.9
+    again = Pipeline(parse(Config, options))
+    again.load(pipeline.save(tmp_path / "map.ply"))
+    again.encode_all()
+    assert again.labelled_map().encoded == 1.0
+    assert not bool(again.map.store.waiting().any())
+    assert again.encode_step() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("frames", "abc"), ("stamp", 1.5), ("next_birth", "x"), ("handed_out", True), ("voxel_size", 2)]
+)
+def test_a_state_of_other_types_is_refused(saved: Path, name: str, value: object) -> None:
+    state = load_map_state(saved)[2]
+    with pytest.raises(MapStateError, match=f"{name} = .*: expected a "):
+        replace(state, **{name: value})

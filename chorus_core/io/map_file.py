@@ -300,10 +300,13 @@ def _read_state(pair: Pair, facts: dict[str, Any], extra: dict[str, np.ndarray])
             values[name] = np.concatenate((shown[name].astype(values[name].dtype), values[name]))
         for name in NUMBERS:
             values[name] = arrays[f"{_STATE}{name}"].item()
-    try:
-        state = MapState(**values)
-    except MapStateError as error:
-        raise MapFileError(f"{path}: {error}") from error
+    with reading(path, MapFileError):
+        try:
+            state = MapState(**values)
+        except MapStateError as error:
+            raise MapFileError(f"{path}: {error}") from error
+    if int(state.labels.max(initial=-1)) >= len(facts["vocabulary"]):
+        raise MapFileError(f"{path}: a label is not in the vocabulary")
     if state.handed_out != len(facts["features"]) or state.map_id != facts["map_id"]:
         raise MapFileError(f"{path}: its state is of another map")
     return state

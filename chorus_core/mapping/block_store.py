@@ -59,6 +59,8 @@ class BlockStore:
         block_seen: number of the last frame that touched it, int64 [B].
         geometry_revision, feature_revision: that last changed the block, int64 [B].
         model_revision: of the model that made the block's newest features, int64 [B]; 0 before there are any.
+        encoded_revision: of the map, as it was when the block was encoded last, int64 [B]; a block whose geometry has
+            changed since waits to be encoded.
     """
 
     state: Tensor
@@ -78,18 +80,20 @@ class BlockStore:
     geometry_revision: Tensor
     feature_revision: Tensor
     model_revision: Tensor
+    encoded_revision: Tensor
 
     def __init__(self, voxel_size: float, max_gaussians: int, device: torch.device, feature_dim: int = 0) -> None:
         self.voxel_size = voxel_size
         self.max_gaussians = max_gaussians
         self.device = device
         self.feature_dim = feature_dim
+        self.revision = 0
         self.clear()
 
     def clear(self) -> None:
-        """Begin another map."""
+        """Begin another map; revisions go on, so that no older cursor is ahead of it."""
         self.map_id = str(uuid.uuid4())
-        self.revision = 0
+        self.revision += 1
         self._births = 0
         self._tombstones = Tombstones()
         self._table = BlockTable(self.device)
@@ -180,6 +184,14 @@ class BlockStore:
         """Labels of some slots [N] change with this revision."""
         self.feature_revision[self.block_of(slots)] = self.revision
 
+    def mark_encoded(self, blocks: Tensor, revision: int) -> None:
+        """Blocks [B] were encoded as they were at a revision."""
+        self.encoded_revision[blocks] = self.encoded_revision[blocks].clamp(min=revision)
+
+    def waiting(self) -> Tensor:
+        """Which block ids [B] hold geometry that was not encoded yet, bool."""
+        return self.geometry_revision[: self._block_used] > self.encoded_revision[: self._block_used]
+
     def mark_all(self) -> None:
         """Every block is news, as what it hands out is judged by other rules."""
         self.geometry_revision[self.blocks()] = self.revision
@@ -199,8 +211,10 @@ class BlockStore:
         blocks = blocks[self.block_key[blocks] != NONE]
         filled = self._holds_any(blocks)
         removed = self._tombstones.since(cursor.revision, self.device)
-        removed = removed[self._table.find(removed) == NONE]  # others are there again, and news as such
-        return Changes(blocks[filled], torch.cat((self.block_key[blocks[~filled]], removed)), False, now)
+        ids = self._table.find(removed)  # of those that are there again, which is news only if they hold anything
+        removed = removed[(ids == NONE) | ~self._holds_any(ids.clamp(min=0))]
+        removed = torch.unique(torch.cat((self.block_key[blocks[~filled]], removed)))
+        return Changes(blocks[filled], removed, False, now)
 
     def _holds_any(self, blocks: Tensor) -> Tensor:
         return (self.slab[blocks] >= 0).any(dim=1)
@@ -299,15 +313,23 @@ class BlockStore:
         self._tombstones.add(self.revision, keys)
         self._table.remove(keys)
         self.block_key[blocks] = NONE
-        self.geometry_revision[blocks] = self.feature_revision[blocks] = self.model_revision[blocks] = 0
+        for revisions in (self.geometry_revision, self.feature_revision, self.model_revision, self.encoded_revision):
+            revisions[blocks] = 0
         self.free_blocks = torch.cat((self.free_blocks, blocks))
         return slots.numel()
 
     def restore(self, state: MapState) -> None:
-        """Become the map of a state; every block that is pending there counts as changed with the next revision."""
-        revision = self.revision + 1
-        self.clear()
+        """Become the map of a state, or, should memory run out, stay as it is.
+
+        Every block that is pending there counts as changed with the newest revision; all cursors so far begin anew.
+        """
+        fresh = BlockStore(self.voxel_size, self.max_gaussians, self.device, self.feature_dim)
+        fresh._fill(state, self.revision + 2)
+        self.__dict__.update(fresh.__dict__)
+
+    def _fill(self, state: MapState, revision: int) -> None:
         self.map_id, self.revision, self._births = state.map_id, revision, state.next_birth
+        self._tombstones.complete_since = revision - 1
         slots = torch.from_numpy(state.slots).to(self.device)
         self._used, self._block_used = len(state.slots) + len(state.free_slots), len(state.block_key)
         self._grow_slots(max(self._used, self.capacity))
@@ -353,7 +375,7 @@ class BlockStore:
             "block_seen": self._ids(count),
             **{
                 name: torch.zeros(count, dtype=torch.int64, device=self.device)
-                for name in ("geometry_revision", "feature_revision", "model_revision")
+                for name in ("geometry_revision", "feature_revision", "model_revision", "encoded_revision")
             },
         }
 

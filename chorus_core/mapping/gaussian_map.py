@@ -139,16 +139,12 @@ class GaussianMap:
         self.store.clear()
         self._begin()
 
-    def state(self, encoded: Cursor) -> MapState:
-        """All that it takes to go on with this map; the sure Gaussians come first, as :meth:`export` has them.
-
-        Args:
-            encoded: what changed since then waits to be encoded.
-        """
+    def state(self) -> MapState:
+        """All that it takes to go on with this map; the sure Gaussians come first, as :meth:`export` has them."""
         slots = self.store.occupied()
         sure = self.is_sure(slots)
         ordered = torch.cat((slots[sure], slots[~sure]))
-        return read_store(self.store, ordered, int(sure.sum()), self.frames, self.stamp, encoded.revision)
+        return read_store(self.store, ordered, int(sure.sum()), self.frames, self.stamp)
 
     def restore(self, state: MapState) -> Cursor:
         """Go on with a map that was left, in place of this one.
@@ -167,8 +163,8 @@ class GaussianMap:
             )
         if (used := len(state.slots) + len(state.free_slots)) > self.config.max_gaussians:
             raise MapStateError(f"map.max_gaussians = {self.config.max_gaussians}: the saved map takes {used}")
-        self._begin()
         self.store.restore(state)
+        self._begin()
         self.frames, self.stamp = state.frames, state.stamp
         return Cursor(self.store.map_id, self.store.revision - 1)
 
@@ -225,7 +221,8 @@ class GaussianMap:
     def blocks_within(self, corners: Tensor) -> Tensor:
         """Ids of the blocks that overlap a rectangle in plan, given by its corners, metres [2, 2], int64 [B]."""
         low, high = corners.to(self.device)
-        margin = self.store.block_edge / 2 + 1e-3  # float32 may put a Gaussian outside its own block, by far less
+        # A Gaussian may lie outside its own block: pixels join it from two voxels away.
+        margin = self.store.block_edge / 2 + 2 * self.config.voxel_size
         low, high = low - margin, high + margin
         return self.store.blocks(lambda centers: ((centers[:, :2] >= low) & (centers[:, :2] <= high)).all(dim=1))
 
@@ -287,6 +284,17 @@ class GaussianMap:
         self.store.labels[slots] = labels.int()
         self.store.confidence[slots] = confidence
         self.store.mark_labels(slots)
+
+    def mark_encoded(self, corners: Tensor | None, revision: int) -> None:
+        """The blocks in a rectangle in plan, metres [2, 2], or all, were encoded as they were at a revision."""
+        if corners is None:
+            blocks = self.store.blocks()
+        else:
+            half = self.store.block_edge / 2 - 1e-4
+            low, high = corners.to(self.device)
+            low, high = low + half, high - half
+            blocks = self.store.blocks(lambda c: ((c[:, :2] >= low) & (c[:, :2] <= high)).all(dim=1))
+        self.store.mark_encoded(blocks, revision)
 
     def forget_meaning(self) -> None:
         """Features and labels go, the geometry stays, and waits to be encoded."""

@@ -9,7 +9,6 @@ room, the one goes that alone shows the fewest views.
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from dataclasses import dataclass
 
 import cv2
@@ -86,7 +85,11 @@ class KeyframeStore:
         self._lock = threading.Lock()
         self._number = 0
         self._kept: dict[int, tuple[Keyframe, frozenset[int]]] = {}
-        self._shown: Counter[int] = Counter()  # keyframes that show each view
+        self._used = 0  # bytes
+        self._shown: dict[
+            int, tuple[int, int]
+        ] = {}  # of each view: keyframes that show it, and the sum of their numbers
+        self._alone: dict[int, int] = {}  # of each keyframe: views that it alone shows
         self._last: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -95,7 +98,7 @@ class KeyframeStore:
     @property
     def nbytes(self) -> int:
         """Of all images."""
-        return sum(keyframe.nbytes for keyframe in self.keyframes())
+        return self._used
 
     def keyframes(self) -> list[Keyframe]:
         """All, the oldest first."""
@@ -132,8 +135,7 @@ class KeyframeStore:
             return False
         with self._lock:
             self._number += 1
-            self._kept[keyframe.number] = keyframe, views
-            self._shown.update(views)
+            self._add(keyframe, views)
             while len(self._kept) > self._config.count or self._used > self._most_bytes:
                 self._drop(self._least_missed(keyframe.number))
         return True
@@ -141,31 +143,38 @@ class KeyframeStore:
     def clear(self) -> None:
         """Forget all; numbers go on."""
         with self._lock:
-            self._kept, self._shown, self._last = {}, Counter(), None
+            self._kept, self._shown, self._alone, self._used, self._last = {}, {}, {}, 0, None
 
     @property
     def _most_bytes(self) -> int:
         return self._config.mib << 20
 
-    @property
-    def _used(self) -> int:
-        return sum(keyframe.nbytes for keyframe, _ in self._kept.values())
-
     def _least_missed(self, newest: int) -> int:
         """The keyframe with the fewest views that it alone shows; of as few the oldest; never the newest."""
-        alone = {
-            number: sum(self._shown[view] == 1 for view in views)
-            for number, (_, views) in self._kept.items()
-            if number != newest
-        }
-        return min(alone, key=lambda number: (alone[number], number))
+        return min((n for n in self._kept if n != newest), key=lambda number: (self._alone[number], number))
+
+    def _add(self, keyframe: Keyframe, views: frozenset[int]) -> None:
+        number, self._alone[keyframe.number] = keyframe.number, 0
+        self._kept[number] = keyframe, views
+        self._used += keyframe.nbytes
+        for view in views:
+            count, total = self._shown.get(view, (0, 0))
+            if count < 2:  # it alone, or the one that was alone no longer
+                self._alone[number if count == 0 else total] += 1 if count == 0 else -1
+            self._shown[view] = count + 1, total + number
 
     def _drop(self, number: int) -> None:
-        _, views = self._kept.pop(number)
-        self._shown.subtract(views)
+        keyframe, views = self._kept.pop(number)
+        self._used -= keyframe.nbytes
+        del self._alone[number]
         for view in views:
-            if not self._shown[view]:
+            count, total = self._shown[view]
+            if count == 1:
                 del self._shown[view]
+                continue
+            self._shown[view] = count - 1, total - number
+            if count == 2:
+                self._alone[total - number] += 1
 
 
 def _views(keys: np.ndarray, centers: np.ndarray, camera: np.ndarray) -> frozenset[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -64,6 +64,12 @@ class MapState:
             _check_array(name, getattr(self, name), kind, count, width)
         for name, kind in _BLOCKS.items():
             _check_array(name, getattr(self, name), kind, blocks, ())
+        for name, numbers in _NUMBERS.items():
+            value = getattr(self, name)
+            if not isinstance(value, numbers) or isinstance(value, bool):
+                raise MapStateError(f"{name} = {value!r:.80}: expected a {numbers.__name__}")
+        if count and (self.labels.min() < NONE):
+            raise MapStateError(f"labels: expected {NONE} or more")
         for name in ("free_slots", "free_blocks"):
             _check_array(name, getattr(self, name), np.int64, len(getattr(self, name)), ())
         if not 0 <= self.handed_out <= count:
@@ -107,8 +113,10 @@ _ROWS: dict[str, tuple[type, tuple[int | None, ...]]] = {
 }
 _BLOCKS: dict[str, type] = {"block_key": np.int64, "block_seen": np.int64, "pending": np.bool_}
 
+_NUMBERS = {"map_id": str, "voxel_size": float, "frames": int, "stamp": int, "next_birth": int, "handed_out": int}
+
 ARRAYS = (*_ROWS, *_BLOCKS, "free_slots", "free_blocks")
-NUMBERS = tuple(f.name for f in fields(MapState) if f.name not in ARRAYS)
+NUMBERS = tuple(_NUMBERS)
 
 
 def _check_array(name: str, values: np.ndarray, kind: type, count: int, width: tuple[int | None, ...]) -> None:
@@ -119,16 +127,13 @@ def _check_array(name: str, values: np.ndarray, kind: type, count: int, width: t
         raise MapStateError(f"{name} is {values.dtype} {values.shape}: expected {np.dtype(kind)} ({expected})")
 
 
-def read_store(
-    store: BlockStore, slots: torch.Tensor, handed_out: int, frames: int, stamp: int, encoded_revision: int
-) -> MapState:
+def read_store(store: BlockStore, slots: torch.Tensor, handed_out: int, frames: int, stamp: int) -> MapState:
     """The state of a store.
 
     Args:
         slots: in the order of the state's rows [N + H].
         handed_out: N.
         frames, stamp: of the map.
-        encoded_revision: blocks whose geometry changed after it are pending.
     """
     used = store.block_used
     rows = {
@@ -149,6 +154,6 @@ def read_store(
         free_blocks=store.free_blocks.cpu().numpy().copy(),
         block_key=store.block_key[:used].cpu().numpy().copy(),
         block_seen=store.block_seen[:used].cpu().numpy().copy(),
-        pending=(store.geometry_revision[:used] > encoded_revision).cpu().numpy(),
+        pending=store.waiting().cpu().numpy(),
         **{name: array[slots].cpu().numpy() for name, array in rows.items()},
     )

@@ -113,8 +113,8 @@ class MapMirror:
             self._clear()
         self._grow(capacity)
         left = self.slots_in(touched)
-        self.count += len(slots) - len(left)
-        self.labelled += int((rows["labels"] >= 0).sum()) - int((self.labels[left] >= 0).sum())
+        more = len(slots) - len(left)
+        more_labelled = int((rows["labels"] >= 0).sum()) - int((self.labels[left] >= 0).sum())
         self.births[left] = -1
         self.labels[left] = -1
         for name, values in rows.items():
@@ -122,8 +122,13 @@ class MapMirror:
         for key in touched.tolist():
             self._slots_of.pop(key, None)
         self._slots_of |= _by_block(keys, slots)
+        self.count, self.labelled = self.count + more, self.labelled + more_labelled
         self.stamp, self.cursor = stamp, changes.cursor
         return Touched(touched, left, changes.restarted)
+
+    def everything(self) -> Touched:
+        """As if all blocks had changed."""
+        return Touched(np.fromiter(self._slots_of, np.int64, len(self._slots_of)), self.handed_out, False)
 
     @property
     def handed_out(self) -> np.ndarray:
@@ -138,7 +143,10 @@ class MapMirror:
 
     def keys_around(self, keys: np.ndarray, metres: float) -> np.ndarray:
         """Keys of the blocks that lie so near to some blocks [K], these among them; not all of them exist [M]."""
-        reach = int(np.ceil(metres / self._map.store.block_edge))
+        # A Gaussian may lie outside its own block: pixels join it from two voxels away.
+        reach = int(np.ceil((metres + 4 * self._map.store.voxel_size) / self._map.store.block_edge))
+        if len(keys) >= len(self._slots_of):  # all there are, as a rule
+            return np.union1d(keys, np.fromiter(self._slots_of, np.int64, len(self._slots_of)))
         if (2 * reach + 1) ** 3 <= _STEPS_AT_MOST:
             steps = torch.from_numpy(np.array(list(product(range(-reach, reach + 1), repeat=3))))
             offsets = block_table.pack(steps) - block_table.pack(torch.zeros_like(steps[:1]))  # keys are linear
@@ -154,10 +162,10 @@ class MapMirror:
         held = len(self.births) if "births" in self.__dict__ else 0
         if capacity <= held and held:
             return
-        for name, (kind, width, empty) in _ROWS.items():
-            larger = np.full((capacity, *width), empty, kind)
+        grown = {name: np.full((capacity, *width), empty, kind) for name, (kind, width, empty) in _ROWS.items()}
+        for name, larger in grown.items():
             larger[:held] = self.__dict__.get(name, larger[:0])
-            self.__dict__[name] = larger
+        self.__dict__.update(grown)  # all or none, should memory have run out above
 
 
 _ROWS: dict[str, tuple[type, tuple[int, ...], int]] = {

@@ -54,6 +54,8 @@ class Tombstones:
 
     def add(self, revision: int, keys: Tensor) -> None:
         """Remember that a revision removed the blocks of some keys, int64 [R]."""
+        if not keys.numel():
+            return
         self._removals.append((revision, keys))
         self._count += keys.numel()
         while self._count - self._removals[0][1].numel() >= self._limit:

@@ -38,8 +38,8 @@ class ObjectTracker:
         self._clear()
 
     def _clear(self) -> None:
-        self._group = np.zeros(0, np.int64)  # of each slot: > 0 an object, < 0 a smaller group, 0 none
-        self._births = np.zeros(0, np.int64)  # of the Gaussian in the slot that this is said of
+        # Of each slot: its group (> 0 an object, < 0 a smaller one, 0 none), and of which Gaussian this is said.
+        self._said = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._members: dict[int, np.ndarray] = {}  # slots of each group
         self._small = 0  # groups numbered so far
         self.objects = {}
@@ -47,38 +47,30 @@ class ObjectTracker:
 
     def object_of(self, slots: np.ndarray, births: np.ndarray) -> np.ndarray:
         """Number of the object that Gaussians belong to, 0 for none, int64 [N]; readable from any thread."""
-        group, known = self._group, self._births
-        inside = slots < len(group)
-        at = np.where(inside, slots, 0)
+        group, known = self._said
         if not len(group):
             return np.zeros(len(slots), np.int64)
+        inside = slots < len(group)
+        at = np.where(inside, slots, 0)
         return np.where(inside & (known[at] == births), np.maximum(group[at], NO_OBJECT), NO_OBJECT)
 
+    def reconfigure(self, vocabulary: Vocabulary, config: SemanticsConfig) -> None:
+        """Other labels or limits; they count from the next :meth:`update` on, which must be of everything."""
+        self._vocabulary, self._config = vocabulary, config
+
     def update(self, touched: Touched) -> None:
-        """Follow the mirror after a refresh."""
+        """Follow the mirror after refreshes. What fails changes nothing, and may be tried again."""
         if touched.restarted:
             self._clear()
-        if touched:
-            self._reserve()
-            near = self._mirror.slots_in(self._mirror.keys_around(touched.keys, self._config.object_gap))
-            affected = np.union1d(self._group[touched.slots], self._groups_of(near))
-            gone = touched.slots[self._mirror.births[touched.slots] < 0]
-            self._group[gone], self._births[gone] = 0, -1
-            self._regroup(affected[affected != 0].tolist(), self._mirror.slots_in(touched.keys))
-
-    def reconfigure(self, vocabulary: Vocabulary, config: SemanticsConfig, restarted: bool = False) -> None:
-        """Group everything anew, by other labels or limits; what stays much the same keeps its number.
-
-        Args:
-            restarted: the mirror has begun with another map since it was followed last.
-        """
-        self._vocabulary, self._config = vocabulary, config
-        if restarted:
-            self._clear()
+        if not touched:
+            return
         self._reserve()
-        other = self._births != self._mirror.births
-        self._group[other], self._births[other] = 0, -1
-        self._regroup(list(self._members), self._mirror.handed_out)
+        group, births = self._said
+        near = self._mirror.slots_in(self._mirror.keys_around(touched.keys, self._config.object_gap))
+        affected = np.union1d(group[touched.slots], self._groups_of(near))
+        self._regroup(affected[affected != 0].tolist(), self._mirror.slots_in(touched.keys))
+        gone = touched.slots[self._mirror.births[touched.slots] < 0]
+        group[gone], births[gone] = 0, -1
 
     def adopt(self, slots: np.ndarray, ids: np.ndarray, first_seen: dict[int, int], next_id: int) -> None:
         """Number the objects of a map just read as they were numbered when it was saved.
@@ -92,7 +84,8 @@ class ObjectTracker:
         self._reserve()
         there = self._mirror.births[slots] >= 0
         slots, ids = slots[there], ids[there]
-        self._births[slots], self._group[slots] = self._mirror.births[slots], ids
+        group, births = self._said
+        births[slots], group[slots] = self._mirror.births[slots], ids
         for number, seen in first_seen.items():
             members = slots[ids == number]
             label = self._mirror.labels[members]
@@ -106,28 +99,35 @@ class ObjectTracker:
 
     def _regroup(self, affected: list[int], slots: np.ndarray) -> None:
         """Form groups anew of the members of some and of further slots."""
+        group, births = self._said
         old = {number: self.objects[number] for number in affected if number in self.objects}
-        chosen = np.zeros(len(self._group), bool)
+        chosen = np.zeros(len(group), bool)
         chosen[slots] = True
         for number in affected:
-            chosen[self._members.pop(number)] = True
+            chosen[self._members[number]] = True
         pool = np.flatnonzero(chosen & (self._mirror.labels >= 0))  # an empty slot has no label
         before = self._groups_of(pool)
         pool, before = (values[self._counts(self._mirror.labels[pool])] for values in (pool, before))
         groups = connected_groups_of_kinds(self._mirror.means[pool], self._mirror.labels[pool], self._config.object_gap)
         members = _split(groups)
-        numbers = self._number(groups, before, members, pool, old)
+        numbers, next_id = self._number(groups, before, members, pool, old)
 
         objects = {number: item for number, item in self.objects.items() if number not in old}
         for number, rows in zip(numbers.tolist(), members, strict=True):
-            self._members[number] = pool[rows]
             if number > 0:
                 seen = old[number].first_seen if number in old else None
                 label = int(self._mirror.labels[pool[rows[0]]])
                 objects[number] = self._object(number, pool[rows], label, seen)
-        self.objects = objects
-        self._group[slots], self._births[slots] = 0, self._mirror.births[slots]
-        self._group[pool], self._births[pool] = numbers[groups], self._mirror.births[pool]
+        targets = np.union1d(slots, pool)
+        values = np.zeros(len(targets), np.int64)
+        values[np.searchsorted(targets, pool)] = numbers[groups]
+        formed = {number: pool[rows] for number, rows in zip(numbers.tolist(), members, strict=True)}
+        # All that may fail is done.
+        for number in affected:
+            del self._members[number]
+        self._members |= formed
+        self._small, self.next_id, self.objects = self._small + len(members), next_id, objects
+        group[targets], births[targets] = values, self._mirror.births[targets]
 
     def _counts(self, labels: np.ndarray) -> np.ndarray:
         """Which labels [P] are of things, not of the building, bool [P]."""
@@ -142,8 +142,10 @@ class ObjectTracker:
         members: list[np.ndarray],
         pool: np.ndarray,
         old: dict[int, SceneObject],
-    ) -> np.ndarray:
-        """The number of each new group [G]: of the old object that it continues, or a new one; negative for small ones.
+    ) -> tuple[np.ndarray, int]:
+        """The number of each new group [G], and of the next new object.
+
+        A group has that of the old object that it continues, or a new one; a negative one where it is too small.
 
         Args:
             groups: new group of each slot of the pool [P].
@@ -152,7 +154,6 @@ class ObjectTracker:
         sizes = np.array([len(rows) for rows in members], np.int64)
         large = sizes >= self._config.min_object_gaussians
         numbers = -1 - self._small - np.arange(len(members))
-        self._small += len(members)
         taken: set[int] = set()
         for number, group, both in _overlaps(before, groups):
             if number not in old or number in taken or numbers[group] > 0 or not large[group]:
@@ -165,8 +166,7 @@ class ObjectTracker:
         new = np.flatnonzero(large & (numbers < 0))
         new = new[np.argsort(-sizes[new], kind="stable")]
         numbers[new] = self.next_id + np.arange(len(new))
-        self.next_id += len(new)
-        return numbers
+        return numbers, self.next_id + len(new)
 
     def _object(self, number: int, slots: np.ndarray, label: int, first_seen: int | None) -> SceneObject:
         mirror = self._mirror
@@ -179,13 +179,14 @@ class ObjectTracker:
 
     def _groups_of(self, slots: np.ndarray) -> np.ndarray:
         """Group of each slot as far as it is of the Gaussian that is there now, 0 for none, int64 [N]."""
-        return np.where(self._births[slots] == self._mirror.births[slots], self._group[slots], 0)
+        group, births = self._said
+        return np.where(births[slots] == self._mirror.births[slots], group[slots], 0)
 
     def _reserve(self) -> None:
-        more = len(self._mirror.births) - len(self._group)
+        group, births = self._said
+        more = len(self._mirror.births) - len(group)
         if more > 0:
-            self._group = np.pad(self._group, (0, more))
-            self._births = np.pad(self._births, (0, more), constant_values=-1)
+            self._said = np.pad(group, (0, more)), np.pad(births, (0, more), constant_values=-1)
 
 
 def _overlaps(before: np.ndarray, groups: np.ndarray) -> Iterator[tuple[int, int, int]]:

@@ -175,14 +175,13 @@ class SemanticMap:
                 written = written[store.labels[written] >= 0]
                 written_labels, written_confidence = classify(store.features[written], embeddings)
                 # All that may fail is done; from here on the new vocabulary counts.
-                self._vocabulary, self._label_embeddings = vocabulary, embeddings
                 if not news.restarted:
                     kept = store.labels[slots] >= 0
                     self.map.relabel(slots[kept], labels[kept], confidence[kept])
                 self.map.relabel(written, written_labels, written_confidence)
-            self._refresh()
-            restarted, self._untracked = self._untracked.restarted, NOTHING
-            self._tracker.reconfigure(vocabulary, self.config, restarted)
+                self._vocabulary, self._label_embeddings = vocabulary, embeddings
+                self._tracker.reconfigure(vocabulary, self.config)
+            self._regroup_all()
 
     def _classify(
         self, features: Tensor, slots: Tensor, embeddings: Tensor, cancelled: threading.Event | None
@@ -200,8 +199,8 @@ class SemanticMap:
         """Take other thresholds and limits; objects are formed anew."""
         with self._rows_lock:
             self.config = config
-            self._follow()
             self._tracker.reconfigure(self._vocabulary, config)
+            self._regroup_all()
 
     # ---- what comes out ---------------------------------------------------------------------------------------
 
@@ -241,10 +240,15 @@ class SemanticMap:
                 points=state[:, MEAN].cpu().numpy(),
                 colors=(state[:, COLOR].clamp(0, 1) * 255).round().byte().cpu().numpy(),
                 scores=scores[rows].cpu().numpy(),
-                objects=self._tracker.object_of(slots, births),
+                objects=self._objects_of(slots, births),
                 first_seen=store.first_seen[rows].cpu().numpy(),
                 last_seen=store.last_seen[rows].cpu().numpy(),
             )
+
+    def _objects_of(self, slots: np.ndarray, births: np.ndarray) -> np.ndarray:
+        if self._mirror.cursor.map_id != self.map.map_id:  # the objects are still those of the map before
+            return np.zeros(len(slots), np.int64)
+        return self._tracker.object_of(slots, births)
 
     @contextmanager
     def rows(self) -> Iterator[MapRows]:
@@ -268,15 +272,19 @@ class SemanticMap:
             if time.monotonic() - began > took / _TRACKING_SHARE:
                 self._follow()
 
+    def _regroup_all(self) -> None:
+        self._refresh()
+        self._untracked = self._untracked.then(self._mirror.everything())
+        self._follow()
+
     def _refresh(self) -> None:
         self._untracked = self._untracked.then(self._mirror.refresh())
 
     def _follow(self) -> None:
         self._refresh()
-        began, touched = time.monotonic(), self._untracked
-        self._untracked = NOTHING
-        self._tracker.update(touched)
-        self._tracking = began, time.monotonic() - began
+        began = time.monotonic()
+        self._tracker.update(self._untracked)
+        self._untracked, self._tracking = NOTHING, (began, time.monotonic() - began)
 
     def labelled(self) -> LabelledMap:
         """A copy of the whole map with its meaning; the last one while it is in use and nothing has changed."""

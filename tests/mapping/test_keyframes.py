@@ -70,8 +70,14 @@ def test_bounds_always_hold_and_books_are_right(seed: int, count: int, novelty: 
         if kept:
             newest = store.keyframes()[-1].world_from_camera
             assert np.array_equal(newest, store._last), "the newest is never dropped"
-        shown = [seen for _, views in store._kept.values() for seen in views]
-        assert store._shown == {seen: shown.count(seen) for seen in set(shown)}
+        showing: dict[int, list[int]] = {}
+        for number, (_, views) in store._kept.items():
+            for seen in views:
+                showing.setdefault(seen, []).append(number)
+        assert store._shown == {seen: (len(numbers), sum(numbers)) for seen, numbers in showing.items()}
+        alone = [numbers[0] for numbers in showing.values() if len(numbers) == 1]
+        assert store._alone == {number: alone.count(number) for number in store._kept}
+        assert store.nbytes == sum(keyframe.nbytes for keyframe in store.keyframes())
     numbers = [keyframe.number for keyframe in store.keyframes()]
     assert numbers == sorted(set(numbers))
 

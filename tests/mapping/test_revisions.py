@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus_core.config import MapConfig
+from chorus_core.gaussians import Gaussians
 from chorus_core.mapping import Cursor, GaussianMap, MapMirror
 from chorus_core.mapping.gaussian_state import COLOR, MEAN
 from chorus_core.mapping.revisions import Tombstones
@@ -233,3 +234,117 @@ def test_blocks_around_some_are_found_however_wide_the_search(metres: float) -> 
     found = set(mirror.keys_around(asked.numpy(), metres).tolist())
     assert found & set(keys.tolist()) == set(keys[near].tolist())
     assert mirror.keys_around(asked[:0].numpy(), metres).tolist() == []
+
+
+def block(x: float, count: int = 4) -> Gaussians:
+    """Gaussians of one block, in voxels side by side."""
+    means = torch.zeros(count, 3)
+    means[:, 0] = x + 0.02 + 0.04 * torch.arange(count)
+    means[:, 1:] = 0.02
+    quats = torch.tensor((1.0, 0.0, 0.0, 0.0)).repeat(count, 1)
+    return Gaussians(means, quats, torch.full((count, 3), 0.02), torch.ones(count), torch.rand(count, 3))
+
+
+def evict(map_: GaussianMap, x: float) -> int:
+    map_.store.advance()
+    key, _ = map_.store.locate(torch.tensor([[x + 0.02, 0.02, 0.02]]))
+    return map_.store.remove_blocks(map_.store.find_blocks(key))
+
+
+def test_a_block_that_came_back_empty_is_told_as_removed() -> None:
+    """Pixels make blocks, and may then join a Gaussian beside them, or find the map full."""
+    map_ = GaussianMap(CONFIG)
+    for x in (0.0, 8.0):
+        map_.insert(block(x))
+    reader, mirror = Reader(), MapMirror(map_)
+    reader.read(map_)
+    mirror.refresh()
+    assert evict(map_, 0.0) == 4
+    map_.insert(block(16.0))  # in the slots of the block that went
+    map_.store.make_blocks(map_.store.locate(block(0.0).means)[0])
+    reader.read(map_)
+    assert reader.blocks == content(map_, map_.store.blocks())
+    mirror.refresh()
+    check_mirror(mirror, map_)
+    map_.insert(block(0.0))
+    reader.read(map_)
+    assert reader.blocks == content(map_, map_.store.blocks())
+    mirror.refresh()
+    check_mirror(mirror, map_)
+
+
+def test_a_block_that_went_twice_is_told_once() -> None:
+    map_ = GaussianMap(CONFIG)
+    map_.insert(block(0.0))
+    map_.insert(block(8.0))
+    mirror, cursor = MapMirror(map_), map_.cursor
+    mirror.refresh()
+    evict(map_, 0.0)
+    map_.insert(block(0.0))
+    evict(map_, 0.0)
+    assert map_.changes_since(cursor).removed.numel() == 1
+    mirror.refresh()
+    check_mirror(mirror, map_)
+
+
+def test_rows_that_could_not_grow_do_so_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    map_ = GaussianMap(dataclasses.replace(CONFIG, max_gaussians=200_000))
+    map_.insert(block(0.0))
+    mirror = MapMirror(map_)
+    mirror.refresh()
+    map_.store._grow_slots(2 * map_.store.capacity)
+    map_.insert(block(8.0))
+    full, calls = np.full, []
+
+    def third_fails(*arguments: object) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 3:
+            raise MemoryError
+        return full(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "full", third_fails)
+        with pytest.raises(MemoryError):
+            mirror.refresh()
+    mirror.refresh()
+    check_mirror(mirror, map_)
+
+
+def test_evictions_of_nothing_are_not_remembered() -> None:
+    tombstones = Tombstones()
+    for revision in range(1, 100):
+        tombstones.add(revision, torch.zeros(0, dtype=torch.int64))
+    assert len(tombstones._removals) == 0
+
+
+def test_a_map_that_was_restored_is_news_to_every_cursor() -> None:
+    map_ = GaussianMap(CONFIG)
+    map_.insert(block(0.0))
+    state = map_.state()
+    map_.insert(block(8.0))
+    cursors = [Cursor(map_.map_id, revision) for revision in range(map_.store.revision + 1)]
+    encoded = map_.restore(state)
+    for cursor in cursors:
+        assert map_.changes_since(cursor).restarted
+    assert not map_.changes_since(encoded).restarted
+    later = map_.cursor
+    map_.clear()
+    assert map_.cursor.revision > later.revision
+
+
+@pytest.mark.parametrize("place", ["_grow_slots", "_grow_blocks"])
+def test_a_restore_without_memory_leaves_the_map_as_it_is(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    map_, other = GaussianMap(CONFIG), GaussianMap(CONFIG)
+    map_.insert(block(0.0))
+    other.insert(block(8.0, count=7))
+    before, known = map_.map_id, content(map_, map_.store.blocks())
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(map_.store), place, fail)
+        with pytest.raises(MemoryError):
+            map_.restore(other.state())
+    assert (map_.map_id, len(map_), map_.frames) == (before, 4, 1)
+    assert content(map_, map_.store.blocks()) == known

@@ -12,6 +12,7 @@ from chorus_core.config import Config, MapConfig, SemanticsConfig, parse
 from chorus_core.gaussians import Gaussians
 from chorus_core.mapping import GaussianMap, MapMirror
 from chorus_core.mapping.mirror import NOTHING
+from chorus_core.semantics import object_tracker
 from chorus_core.semantics.object_tracker import ObjectTracker
 from chorus_core.semantics.objects import SceneObject, objects_by_label
 from chorus_core.semantics.vocabulary import Vocabulary
@@ -178,9 +179,11 @@ def test_other_limits_group_anew_and_keep_numbers() -> None:
     numbers = {item.id for item in world.objects()}
     wider = parse(Config, {"semantics.object_gap": 0.45, "semantics.min_object_gaussians": 4}).semantics
     world.tracker.reconfigure(WORDS, wider)
+    world.tracker.update(world.mirror.everything())
     (joined,) = world.objects()
     assert joined.count == 20 and joined.id in numbers
     world.tracker.reconfigure(Vocabulary(("seat", "table", "floor")), wider)
+    world.tracker.update(world.mirror.everything())
     (renamed,) = world.objects()
     assert (renamed.label, renamed.id) == ("seat", joined.id)
 
@@ -211,9 +214,29 @@ def test_objects_that_were_not_followed_for_a_while_are_those_of_the_map() -> No
             world.map.clear()
         pending = pending.then(world.mirror.refresh())
         if step % 4 == 3:
-            if step % 8 == 3:
-                world.tracker.update(pending)
-            else:
-                world.tracker.reconfigure(WORDS, CONFIG, pending.restarted)
+            if step % 8 == 7:
+                pending = pending.then(world.mirror.everything())
+            world.tracker.update(pending)
             pending = NOTHING
             assert tracked(list(world.tracker.objects.values())) == plain(world)
+
+
+def test_a_grouping_that_fails_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World().put(row(0, 10), CHAIR).put(row(12, 10), CHAIR)
+    before = {item.id for item in world.objects()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    world.put(row(10, 2), CHAIR).take(row(0, 3))
+    touched = world.mirror.refresh()
+    for place in ("connected_groups_of_kinds", "make_object"):
+        with monkeypatch.context() as patched:
+            patched.setattr(object_tracker, place, fail)
+            with pytest.raises(MemoryError):
+                world.tracker.update(touched)
+        assert set(world.tracker.objects) == before
+    world.tracker.update(touched)
+    (joined,) = world.tracker.objects.values()
+    assert joined.count == 19 and joined.id in before
+    assert tracked(world.objects()) == plain(world)
