@@ -17,6 +17,7 @@ from rich.table import Table
 
 from chorus_core import config as configuration
 from chorus_core.config import Config
+from chorus_core.devices import choose_device
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.checkpoint import shipped_models
 from chorus_core.encoder.features import OrientedPoints, encode_features
@@ -31,7 +32,7 @@ from chorus_core.io.gaussian_ply import load_origin
 from chorus_core.io.map_file import features_path, load_map, save_map
 from chorus_core.io.rgbd import BagOptions, open_sequence
 from chorus_core.io.scene import PointCloud, Scene, SceneError
-from chorus_core.pipeline import Pipeline, choose_device
+from chorus_core.pipeline import Pipeline
 from chorus_core.recorded_map import check_map_path, map_recording
 from chorus_core.saved_map import open_saved_map
 from chorus_core.scene_rows import Choice, choose_rows

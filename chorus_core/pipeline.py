@@ -13,19 +13,20 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from chorus_core.config import Config, ConfigError, changes
+from chorus_core.devices import choose_device
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.encoder.features import encode_features, encoding_grid
 from chorus_core.frames import RgbdFrame
 from chorus_core.gaussians import Gaussians
 from chorus_core.io.map_file import ModelReference, load_map_state, save_bare_map, save_map
 from chorus_core.mapping import Cursor, FrameGate, GaussianMap, IntegrateReport, KeyframeStore, MapSnapshot
+from chorus_core.pipeline_status import EncodeReport, PipelineStatus
 from chorus_core.region import Region, RegionScheduler
 from chorus_core.semantics.labelled_map import LabelledMap
 from chorus_core.semantics.objects import SceneObject
@@ -37,67 +38,6 @@ from chorus_core.semantics.vocabulary import Vocabulary, load_vocabulary
 logger = logging.getLogger(__name__)
 
 __all__ = ["EncodeReport", "LabelledMap", "Pipeline", "PipelineStatus", "QueryResult"]
-
-
-@dataclass
-class EncodeReport:
-    """One background step: Gaussians encoded, Gaussians in the map, seconds taken."""
-
-    encoded: int
-    total: int
-    seconds: float
-
-
-@dataclass
-class PipelineStatus:
-    """How the pipeline is doing.
-
-    Attributes:
-        map_id: UUID of the map.
-        gaussians: in the map.
-        objects: in it, as of the last step.
-        frames: integrated.
-        keyframes: kept of them.
-        held: frames held back from the map, by cause: pose_jump, against_map, depth_scale, still.
-        encodes: steps done.
-        encode_failures: steps that failed.
-        last_error: why the last step failed; empty where it did not.
-        evicted: Gaussians given up, or not taken up, for want of room.
-        encoded: share of the Gaussians handed out that had features after the last step, in [0, 1].
-        last_encode_stamp: of the last frame that a step saw, nanoseconds.
-        last_encode_seconds: what the last step took.
-        stage_ms: p50 and p99 of each stage's last calls, milliseconds.
-        ended: why the background thread ended by itself, after which nothing is encoded; empty where it did not.
-    """
-
-    map_id: str
-    gaussians: int
-    objects: int
-    frames: int
-    keyframes: int
-    held: dict[str, int]
-    encodes: int
-    encode_failures: int
-    last_error: str
-    evicted: int
-    encoded: float
-    last_encode_stamp: int
-    last_encode_seconds: float
-    stage_ms: dict[str, tuple[float, float]]
-    ended: str = ""
-
-
-def choose_device(name: str) -> torch.device:
-    """The named device; CUDA, where there is one, for "auto".
-
-    Raises:
-        ConfigError: CUDA is asked for where there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device = 'cuda': no CUDA device is available")
-    return torch.device(name)
 
 
 class Pipeline:

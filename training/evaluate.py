@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from chorus_core.config import Config, parse
+from chorus_core.devices import choose_device
 from chorus_core.encoder import ChorusEncoder
 from chorus_core.frames import RgbdFrame
 from chorus_core.io.atomic import atomic_path
 from chorus_core.io.bag_arguments import add_bag_arguments, bag_options
 from chorus_core.io.rgbd import RgbdSequence, open_sequence
 from chorus_core.map_pictures import draw_map
-from chorus_core.pipeline import Pipeline, choose_device
+from chorus_core.pipeline import Pipeline
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import Vocabulary
 from chorus_core.teachers import load_teacher

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,9 +19,6 @@ from chorus_core.mapping import block_table
 from chorus_core.mapping.block_table import BlockTable
 from chorus_core.mapping.gaussian_state import COLUMNS
 from chorus_core.mapping.revisions import Changes, Cursor, Tombstones
-
-if TYPE_CHECKING:
-    from chorus_core.mapping.map_state import MapState
 
 BLOCK = 8
 """Voxels along the edge of a block."""
@@ -318,37 +315,26 @@ class BlockStore:
         self.free_blocks = torch.cat((self.free_blocks, blocks))
         return slots.numel()
 
-    def restore(self, state: MapState) -> None:
-        """Become the map of a state, or, should memory run out, stay as it is.
+    def become(self, other: BlockStore) -> None:
+        """Take over the arrays of another store, which is not to be used again."""
+        self.__dict__.update(other.__dict__)
 
-        Every block that is pending there counts as changed with the newest revision; all cursors so far begin anew.
-        """
-        fresh = BlockStore(self.voxel_size, self.max_gaussians, self.device, self.feature_dim)
-        fresh._fill(state, self.revision + 2)
-        self.__dict__.update(fresh.__dict__)
+    def reserve(self, slots: int, blocks: int, next_birth: int) -> None:
+        """Make room for slots and blocks whose numbers are given from outside, in a store that is empty."""
+        self._used, self._block_used, self._births = slots, blocks, next_birth
+        self._grow_slots(max(slots, self.capacity))
+        self._grow_blocks(max(blocks, len(self.block_key)))
 
-    def _fill(self, state: MapState, revision: int) -> None:
-        self.map_id, self.revision, self._births = state.map_id, revision, state.next_birth
-        self._tombstones.complete_since = revision - 1
-        slots = torch.from_numpy(state.slots).to(self.device)
-        self._used, self._block_used = len(state.slots) + len(state.free_slots), len(state.block_key)
-        self._grow_slots(max(self._used, self.capacity))
-        self._grow_blocks(max(self._block_used, len(self.block_key)))
-        for name in ("state", "hits", "missed", "last_hit", "slot_cell", "first_seen", "last_seen", "confidence"):
-            getattr(self, name)[slots] = torch.from_numpy(getattr(state, name)).to(self.device)
-        self.birth[slots] = torch.from_numpy(state.births).to(self.device)
-        if state.features.shape[1] == self.feature_dim:
-            self.labels[slots] = torch.from_numpy(state.labels).to(self.device)
-            self.features[slots] = torch.from_numpy(state.features).to(self.device)
-        keys = torch.from_numpy(state.block_key).to(self.device)
-        self.block_key[: len(keys)] = keys
-        self.block_seen[: len(keys)] = torch.from_numpy(state.block_seen).to(self.device)
-        self.geometry_revision[: len(keys)] = torch.from_numpy(state.pending).to(self.device) * revision
+    def index(self) -> None:
+        """Find the blocks and Gaussians that were written into the arrays from outside."""
+        slots, blocks = self.occupied(), self.blocks()
         self.slab.view(-1)[self.slot_cell[slots]] = slots.int()
-        self.free_slots = torch.from_numpy(state.free_slots).to(self.device)
-        self.free_blocks = torch.from_numpy(state.free_blocks).to(self.device)
-        there = self.blocks()
-        self._table.insert(keys[there], there)
+        self._table.insert(self.block_key[blocks], blocks)
+
+    def restart(self, map_id: str, revision: int) -> None:
+        """Go by another identity; every cursor older than the revision before this one begins anew."""
+        self.map_id, self.revision = map_id, revision
+        self._tombstones.complete_since = revision - 1
 
     # ---- memory -----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ block there is.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,8 @@ from chorus_core.mapping.gaussian_state import (
     share_of,
     to_gaussians,
 )  # fmt: skip
-from chorus_core.mapping.map_state import MapState, MapStateError, read_store
+from chorus_core.mapping.map_state import MapState, MapStateError, make_store, read_store
+from chorus_core.mapping.reports import IntegrateReport, MapSnapshot
 from chorus_core.mapping.revisions import Changes, Cursor
 from chorus_core.mapping.surface import DeviceFrame, SurfacePixels, choose_stride, measure
 
@@ -39,41 +39,6 @@ __all__ = ["BLOCK", "GaussianMap", "IntegrateReport", "MapSnapshot"]
 
 _ESTABLISHED = 2
 """Frames that measured a Gaussian from which on pixels beside its voxel join it."""
-
-
-@dataclass
-class MapSnapshot:
-    """A copy of (part of) the map that stays as it is while the map moves on.
-
-    Attributes:
-        gaussians: N Gaussians in the world frame.
-        slots: where each lives in the map's arrays, int64 [N].
-        births: serial number of each, never reused, int64 [N]; a slot whose birth changed holds another Gaussian.
-        stamp: of the last integrated frame, nanoseconds.
-    """
-
-    gaussians: Gaussians
-    slots: Tensor
-    births: Tensor
-    stamp: int
-
-    def __getitem__(self, index: Tensor) -> MapSnapshot:
-        """The Gaussians selected by a mask or index tensor."""
-        return MapSnapshot(self.gaussians[index], self.slots[index], self.births[index], self.stamp)
-
-
-@dataclass
-class IntegrateReport:
-    """What one frame did to the map."""
-
-    pixels: int
-    touched: int
-    added: int
-    carved: int
-    evicted: int
-    dropped: int
-    held: str = ""
-    """Why the frame was held back instead; see :mod:`chorus_core.mapping.frame_gate`."""
 
 
 class GaussianMap:
@@ -163,7 +128,7 @@ class GaussianMap:
             )
         if (used := len(state.slots) + len(state.free_slots)) > self.config.max_gaussians:
             raise MapStateError(f"map.max_gaussians = {self.config.max_gaussians}: the saved map takes {used}")
-        self.store.restore(state)
+        self.store.become(make_store(state, self.store))
         self._begin()
         self.frames, self.stamp = state.frames, state.stamp
         return Cursor(self.store.map_id, self.store.revision - 1)

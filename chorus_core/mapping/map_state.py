@@ -157,3 +157,31 @@ def read_store(store: BlockStore, slots: torch.Tensor, handed_out: int, frames: 
         pending=store.waiting().cpu().numpy(),
         **{name: array[slots].cpu().numpy() for name, array in rows.items()},
     )
+
+
+def make_store(state: MapState, like: BlockStore) -> BlockStore:
+    """The store of a state, with the limits of another one, whose cursors all begin anew with it.
+
+    Features that are not as wide as that store's are left out. Every block that is pending counts as changed with the
+    newest revision.
+    """
+    store = BlockStore(like.voxel_size, like.max_gaussians, like.device, like.feature_dim)
+    store.restart(state.map_id, like.revision + 2)
+    store.reserve(len(state.slots) + len(state.free_slots), len(state.block_key), state.next_birth)
+
+    def there(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(store.device)
+
+    slots, blocks = there(state.slots), len(state.block_key)
+    for name in ("state", "hits", "missed", "last_hit", "slot_cell", "first_seen", "last_seen", "confidence"):
+        getattr(store, name)[slots] = there(getattr(state, name))
+    store.birth[slots] = there(state.births)
+    if state.features.shape[1] == store.feature_dim:
+        store.labels[slots] = there(state.labels)
+        store.features[slots] = there(state.features)
+    store.block_key[:blocks] = there(state.block_key)
+    store.block_seen[:blocks] = there(state.block_seen)
+    store.geometry_revision[:blocks] = there(state.pending) * store.revision
+    store.free_slots, store.free_blocks = there(state.free_slots), there(state.free_blocks)
+    store.index()
+    return store

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chorus_core.devices import choose_device
 from chorus_core.encoder import ChorusEncoder
-from chorus_core.pipeline import choose_device
 from chorus_core.semantics.text_side import TextSide
 from chorus_core.semantics.vocabulary import load_vocabulary
 from chorus_core.teachers import load_teacher

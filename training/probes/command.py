@@ -7,8 +7,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from chorus_core.devices import choose_device
 from chorus_core.encoder.checkpoint import read_model
-from chorus_core.pipeline import choose_device
 from training.evaluation.class_groups import groups_for
 from training.evaluation.commands import class_names, scene_options, structure_of
 from training.evaluation.prepared_scenes import load_scenes
